@@ -1,0 +1,1 @@
+"""The passes; one file per pass, named as the pass."""

@@ -1,0 +1,1 @@
+"""A small real trained model with real data."""

@@ -1,0 +1,1 @@
+"""NVIDIA TensorRT: explicit QDQ ONNX."""
