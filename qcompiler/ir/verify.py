@@ -1,0 +1,62 @@
+"""The invariants of a graph, checked after every pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qcompiler.errors import ModelError
+
+if TYPE_CHECKING:
+    from qcompiler.ir.graph import Graph
+    from qcompiler.ir.node import Node
+
+
+def verify(graph: Graph) -> None:
+    """Checks names, producers, use lists, outputs and acyclicity in time linear in the graph.
+
+    Raises:
+        ModelError: Names the invariant and the node or value that breaks it.
+    """
+    for name, value in graph._values.items():
+        if value.name != name or value.graph is not graph:
+            raise ModelError(f"Value {value.name!r} is filed under {name!r} or belongs to another graph.")
+        if value.data is not None and value.producer is not None:
+            raise ModelError(f"Value {name!r} is both a constant and the output of {value.producer.name!r}.")
+        for use in value.uses:
+            if use.node not in graph or dict(use.node.operands()).get(use.slot) is not value:
+                raise ModelError(
+                    f"Value {name!r} lists a use by {use.node.name!r} slot {use.slot} that does not exist."
+                )
+    names: set[str] = set()
+    for node in graph.topological():
+        if node.name in names:
+            raise ModelError(f"Two nodes are named {node.name!r}; names must be unique in a graph.")
+        names.add(node.name)
+        _verify_node(graph, node)
+    for value in graph.outputs:
+        if graph._values.get(value.name) is not value:
+            raise ModelError(f"The graph returns {value.name!r}, which is not in it.")
+        if value.is_input and value not in graph.inputs:
+            raise ModelError(f"The graph returns {value.name!r}, which nothing computes.")
+
+
+def _verify_node(graph: Graph, node: Node) -> None:
+    for slot, value in node.operands():
+        if graph._values.get(value.name) is not value:
+            raise ModelError(
+                f"Node {node.name!r} ({node.op}) reads {value.name!r}, which is not in the graph."
+            )
+        if (node, slot) not in value.uses:
+            raise ModelError(
+                f"Node {node.name!r} reads {value.name!r} at slot {slot}, but the use list does not say so."
+            )
+        if value.is_input and value not in graph.inputs:
+            raise ModelError(
+                f"Node {node.name!r} ({node.op}) reads {value.name!r}, which is no graph input, no constant, and no "
+                "node's output: the edge dangles."
+            )
+    for value in node.outputs:
+        if value is not None and (value.producer is not node or graph._values.get(value.name) is not value):
+            raise ModelError(f"Output {value.name!r} of node {node.name!r} does not point back to it.")
+    if not node.origin:
+        raise ModelError(f"Node {node.name!r} has lost its origin.")
