@@ -7,9 +7,10 @@ changed and keeps source order wherever the edges allow.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,8 @@ class Graph:
         self._reserved: set[str] = set()  # names inside control-flow bodies, which must stay free outside
         self._order: list[Node] | None = None
         self._serial = itertools.count()
+        self._deriving: tuple[tuple[Node, ...], Node | None] = ((), None)
+        self._made: list[Node] = []
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -235,8 +238,11 @@ class Graph:
             name: A hint; made unique. By default the op's name and the first output's.
             domain: "" for standard operators.
             origin: The nodes (or names of source nodes) that this one comes from; by default its own name.
-            near: The node whose place in source order this one takes (it sorts right behind it).
+            near: The node whose place in source order this one takes (it sorts right behind it). Inside `deriving`,
+                origin and near have their defaults from there.
         """
+        if not origin and near is None:
+            origin, near = self._deriving
         if isinstance(outputs, int):
             hint = name or (f"{near.name}_{op}" if near else op)
             outputs = [hint if index == 0 else f"{hint}_{index}" for index in range(outputs)]
@@ -252,6 +258,20 @@ class Graph:
         node.rank = (near.rank[0] if near else serial, serial)
         self._attach(node)
         return node
+
+    @contextlib.contextmanager
+    def deriving(self, nodes: Iterable[Node]) -> Iterator[list[Node]]:
+        """Within the context, new nodes come from these nodes: they inherit the origins and the last one's place.
+
+        Yields the list in which the new nodes are collected.
+        """
+        outer, sources = self._deriving, tuple(nodes)
+        self._deriving = (sources, sources[-1] if sources else None)
+        outer_made, self._made = self._made, []
+        try:
+            yield self._made
+        finally:
+            self._deriving, self._made = outer, outer_made
 
     def _attach(self, node: Node) -> None:
         node.graph = self
@@ -270,6 +290,7 @@ class Graph:
             value.producer = node
         self._nodes[node] = None
         self._node_names.add(node.name)
+        self._made.append(node)
         self._order = None
         self._record("add", node.name, node.op)
 
@@ -479,6 +500,7 @@ class Graph:
         clone.inputs = [clone._values[value.name] for value in self.inputs]
         clone.set_outputs(clone._values[value.name] for value in self._outputs)
         clone.journal.clear()
+        clone._made.clear()
         return clone
 
     def _twins(self, values: Iterable[Value | None]) -> list[Value | None]:

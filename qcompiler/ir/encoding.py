@@ -1,0 +1,354 @@
+"""Encodings: how the real numbers of a tensor are stored. The one place that quantizes and dequantizes.
+
+Integer formats: ``code = saturate(round_half_even(x / scale) + zero_point)`` and ``x' = (code - zero_point) * scale``,
+in float32, which is ONNX QuantizeLinear/DequantizeLinear-21 to the bit. Float formats round to nearest even, saturating,
+after a division by the scale where there is one. Lookup tables take the nearest entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MIN_SCALE = float(np.finfo(np.float32).tiny)
+"""The smallest scale emitted: a smaller one would be denormal, which integer hardware and runtimes flush to zero."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A numeric format.
+
+    Attributes:
+        name: As written in descriptors and plans.
+        kind: "float", "integer" or "table".
+        bits: Storage of one element.
+        minimum: The lowest code (integer) or finite value (float).
+        maximum: The highest.
+        dtype: What an array of codes is stored as in memory; None for tables, whose codes are uint8.
+    """
+
+    name: str
+    kind: str
+    bits: int
+    minimum: float
+    maximum: float
+    dtype: np.dtype[Any]
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether codes are integers with a scale and a zero point."""
+        return self.kind == "integer"
+
+    @property
+    def is_plain_float(self) -> bool:
+        """Whether values are stored as they are, without a scale."""
+        return self.kind == "float" and self.bits >= 16
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether negative codes exist."""
+        return self.minimum < 0
+
+    @property
+    def levels(self) -> int:
+        """How many codes an integer or table format has."""
+        return 1 << self.bits
+
+
+def _integer(name: str, dtype: Any, bits: int, *, signed: bool) -> Format:
+    low = -(1 << (bits - 1)) if signed else 0
+    return Format(name, "integer", bits, low, low + (1 << bits) - 1, np.dtype(dtype))
+
+
+def _float(name: str, dtype: Any, bits: int) -> Format:
+    info = ml_dtypes.finfo(dtype)
+    return Format(name, "float", bits, float(info.min), float(info.max), np.dtype(dtype))
+
+
+FORMATS: Mapping[str, Format] = {
+    entry.name: entry
+    for entry in (
+        _float("float32", np.float32, 32),
+        _float("float16", np.float16, 16),
+        _float("bfloat16", ml_dtypes.bfloat16, 16),
+        _float("float8e4m3", ml_dtypes.float8_e4m3fn, 8),
+        _float("float4e2m1", ml_dtypes.float4_e2m1fn, 4),
+        _integer("int32", np.int32, 32, signed=True),
+        _integer("int16", np.int16, 16, signed=True),
+        _integer("uint16", np.uint16, 16, signed=False),
+        _integer("int8", np.int8, 8, signed=True),
+        _integer("uint8", np.uint8, 8, signed=False),
+        _integer("int4", ml_dtypes.int4, 4, signed=True),
+        _integer("uint4", ml_dtypes.uint4, 4, signed=False),
+        _integer("int2", ml_dtypes.int2, 2, signed=True),
+        _integer("uint2", ml_dtypes.uint2, 2, signed=False),
+        *(Format(f"table{bits}", "table", bits, 0, (1 << bits) - 1, np.dtype(np.uint8)) for bits in (1, 2, 3, 4, 6, 8)),
+    )
+}
+"""All formats by name. tableN is a lookup table of 2**N float32 entries."""
+
+FLOAT32 = FORMATS["float32"]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """How a tensor is stored. Immutable; arrays are read-only.
+
+    Attributes:
+        format: The numeric format.
+        scale: float32; rank 0 per tensor, [channels] per channel, the tensor's rank with `axis` divided by `block` per
+            block. None for plain floats and tables.
+        zero_point: Codes' int32 zero points, of the scale's shape. None unless the format is an integer.
+        axis: The channel or block axis, not negative. None per tensor.
+        block: Elements per block along `axis`; None per tensor and per channel.
+        narrow: The lowest code is not used (int8: -127..127).
+        table: float32 entries, [2**bits] or [channels, 2**bits], of a table format.
+    """
+
+    format: Format
+    scale: NDArray[np.float32] | None = None
+    zero_point: NDArray[np.int32] | None = None
+    axis: int | None = None
+    block: int | None = None
+    narrow: bool = False
+    table: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        for array in (self.scale, self.zero_point, self.table):
+            if array is not None:
+                array.setflags(write=False)
+        if self.scale is not None and not (np.isfinite(self.scale).all() and (self.scale >= MIN_SCALE).all()):
+            raise ValueError("a scale must be finite, positive and not denormal")
+
+    # -- making -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def plain(cls, name: str = "float32") -> Encoding:
+        """A float stored as it is."""
+        return cls(FORMATS[name])
+
+    @classmethod
+    def from_range(
+        cls,
+        format: Format,  # noqa: A002 - the field's name
+        low: NDArray[Any] | float,
+        high: NDArray[Any] | float,
+        *,
+        symmetric: bool,
+        narrow: bool = False,
+        axis: int | None = None,
+        block: int | None = None,
+    ) -> Encoding:
+        """The encoding that covers [low, high], extended to contain zero.
+
+        Symmetric: scale = max(high / max code, low / min code), zero point 0 (the middle code of unsigned formats).
+        Affine: scale = (high - low) / (max code - min code), zero point rounded to the nearest code.
+        A range of zero width gets scale 1; one so narrow that its scale would be denormal gets `MIN_SCALE`.
+
+        Args:
+            format: Integer or scaled float format.
+            low: Lower ends: a number, or one per channel or block.
+            high: Upper ends, of the same shape.
+            symmetric: Whether zero is the middle code.
+            narrow: See the class.
+            axis: See the class.
+            block: See the class.
+
+        Raises:
+            ValueError: An end is NaN or infinite.
+        """
+        low = np.minimum(np.asarray(low, np.float64), 0.0)
+        high = np.maximum(np.asarray(high, np.float64), 0.0)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError("a range must be finite")
+        if not format.is_integer:
+            scale = _safe_scale(np.maximum(-low, high) / format.maximum)
+            return cls(format, scale, None, axis, block)
+        least, most = format.minimum + narrow, format.maximum
+        if symmetric:
+            middle = 0 if format.is_signed else 1 << (format.bits - 1)
+            below = middle - least
+            scale = _safe_scale(np.maximum(high / (most - middle), -low / below if below else high))
+            zero = np.full(scale.shape, middle, np.int32)
+        else:
+            scale = _safe_scale((high - low) / (most - least))
+            zero = np.clip(np.rint(least - low / scale.astype(np.float64)), least, most).astype(np.int32)
+        return cls(format, scale, zero, axis, block, narrow)
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    @property
+    def is_plain_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.format.is_plain_float
+
+    @property
+    def granularity(self) -> str:
+        """"per-tensor", "per-channel" or "per-block"."""
+        if self.block is not None:
+            return "per-block"
+        return "per-tensor" if self.axis is None else "per-channel"
+
+    @property
+    def least_code(self) -> int:
+        """The lowest code in use."""
+        return int(self.format.minimum) + self.narrow
+
+    def real_range(self) -> tuple[float, float]:
+        """The lowest and highest real number that the encoding can hold, over all channels."""
+        if self.scale is None:
+            return (self.format.minimum, self.format.maximum) if self.table is None else (float(self.table.min()), float(self.table.max()))
+        zero = np.float64(0) if self.zero_point is None else self.zero_point.astype(np.float64)
+        least = self.least_code if self.format.is_integer else self.format.minimum
+        ends = (least - zero) * self.scale, (self.format.maximum - zero) * self.scale
+        return float(ends[0].min()), float(ends[1].max())
+
+    # -- arithmetic ---------------------------------------------------------------------------------------
+
+    def quantize(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Codes of a float32 array, in `format.dtype`. NaN becomes the code of zero; infinities saturate."""
+        x = np.asarray(x, np.float32)
+        if self.table is not None:
+            return self._nearest_entry(x)
+        if self.scale is None:
+            return x.astype(self.format.dtype)
+        scaled = x / self._spread(self.scale, x)
+        if not self.format.is_integer:
+            return np.clip(scaled, self.format.minimum, self.format.maximum).astype(self.format.dtype)
+        assert self.zero_point is not None
+        scaled = np.nan_to_num(scaled, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        codes = np.rint(scaled) + self._spread(self.zero_point, x)
+        return np.clip(codes, self.least_code, self.format.maximum).astype(np.int32).astype(self.format.dtype)
+
+    def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """The real numbers that codes stand for, float32."""
+        if self.table is not None:
+            return self._entries(codes)
+        if self.scale is None:
+            return codes.astype(np.float32)
+        if not self.format.is_integer:
+            return codes.astype(np.float32) * self._spread(self.scale, codes)
+        assert self.zero_point is not None
+        centred = codes.astype(np.int32) - self._spread(self.zero_point, codes)
+        return (centred.astype(np.float32) * self._spread(self.scale, codes)).astype(np.float32)
+
+    def fake_quantize(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """The values of x after a round trip through its codes."""
+        return self.dequantize(self.quantize(x))
+
+    def _spread(self, parameter: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+        """A parameter in a shape that broadcasts against x."""
+        if self.axis is None:
+            return parameter
+        if self.block is not None:
+            repeated = np.repeat(parameter, self.block, axis=self.axis)
+            return np.take(repeated, np.arange(x.shape[self.axis]), axis=self.axis)
+        shape = [1] * x.ndim
+        shape[self.axis] = -1
+        return parameter.reshape(shape)
+
+    def _nearest_entry(self, x: NDArray[np.float32]) -> NDArray[np.uint8]:
+        assert self.table is not None
+        if self.axis is None:
+            return _nearest(x.reshape(-1), self.table).reshape(x.shape)
+        rows = np.moveaxis(x, self.axis, 0)
+        codes = np.stack([_nearest(row.reshape(-1), table).reshape(row.shape) for row, table in zip(rows, self.table, strict=True)])
+        return np.moveaxis(codes, 0, self.axis)
+
+    def _entries(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        assert self.table is not None
+        index = codes.astype(np.intp)
+        if self.axis is None:
+            return self.table[index]
+        return self.table[self._spread(np.arange(len(self.table)), codes), index]
+
+    # -- identity and files -------------------------------------------------------------------------------
+
+    def _key(self) -> tuple[Any, ...]:
+        arrays = tuple(None if array is None else (array.shape, array.tobytes()) for array in (self.scale, self.zero_point, self.table))
+        return (self.format.name, self.axis, self.block, self.narrow, *arrays)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoding) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object from which `from_json` makes the same encoding, to the bit."""
+        entry: dict[str, Any] = {"format": self.format.name}
+        for name in ("axis", "block"):
+            if getattr(self, name) is not None:
+                entry[name] = getattr(self, name)
+        if self.narrow:
+            entry["narrow"] = True
+        for name in ("scale", "zero_point", "table"):
+            array = getattr(self, name)
+            if array is not None:
+                entry[name] = array.tolist()
+        return entry
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Encoding:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            KeyError: The format is missing or unknown.
+            ValueError: A scale is not positive and finite.
+        """
+        scale, zero, table = entry.get("scale"), entry.get("zero_point"), entry.get("table")
+        return cls(
+            FORMATS[entry["format"]],
+            None if scale is None else np.asarray(scale, np.float32),
+            None if zero is None else np.asarray(zero, np.int32),
+            entry.get("axis"),
+            entry.get("block"),
+            bool(entry.get("narrow", False)),
+            None if table is None else np.asarray(table, np.float32),
+        )
+
+    def __str__(self) -> str:
+        if self.is_plain_float:
+            return self.format.name
+        text = f"{self.format.name} {self.granularity}"
+        if self.axis is not None:
+            text += f"(axis {self.axis}{f', {self.block}' if self.block else ''})"
+        if self.scale is not None:
+            low, high = float(self.scale.min()), float(self.scale.max())
+            text += f" scale {low:.4g}" + (f"..{high:.4g}" if high != low else "")
+        if self.zero_point is not None and self.zero_point.any():
+            low, high = int(self.zero_point.min()), int(self.zero_point.max())
+            text += f" zero point {low}" + (f"..{high}" if high != low else "")
+        return text
+
+
+def _safe_scale(scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    bounded = np.clip(np.where(scale > 0, scale, 1.0), MIN_SCALE, float(np.finfo(np.float32).max))
+    return np.asarray(bounded, np.float32)
+
+
+def _nearest(x: NDArray[np.float32], table: NDArray[np.float32]) -> NDArray[np.uint8]:
+    order = np.argsort(table, kind="stable")
+    ordered = table[order]
+    edges = (ordered[1:].astype(np.float64) + ordered[:-1]) / 2
+    return order[np.searchsorted(edges, x)].astype(np.uint8)
+
+
+def block_range(x: NDArray[Any], axis: int, block: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest element of each block along an axis; the last block may be shorter."""
+    starts = np.arange(0, x.shape[axis], block)
+    wide = x.astype(np.float64)
+    return np.minimum.reduceat(wide, starts, axis=axis), np.maximum.reduceat(wide, starts, axis=axis)
+
+
+def channel_range(x: NDArray[Any], axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest element of each channel."""
+    others = tuple(dim for dim in range(x.ndim) if dim != axis)
+    return x.min(axis=others).astype(np.float64), x.max(axis=others).astype(np.float64)

@@ -1,0 +1,226 @@
+"""What a pass is, and what it may know and say.
+
+A pass is a frozen dataclass in a file of its own. Its fields are its options: the command line, configuration files and
+`qcompiler passes` are derived from them.
+
+    @dataclass(frozen=True)
+    class DropIdentity(Pass):
+        name = "drop_identity"
+        effect = Effect.EXACT
+
+        def run(self, graph: Graph, context: PassContext) -> PassResult: ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from qcompiler.errors import OptionError, suggest
+
+if TYPE_CHECKING:
+    from qcompiler.data import DataSource
+    from qcompiler.ir.facts import Fact
+    from qcompiler.ir.graph import Graph
+    from qcompiler.ir.plan import Plan
+    from qcompiler.target import Target
+
+
+class Effect(enum.Enum):
+    """What a pass does to the function that the graph computes."""
+
+    EXACT = "exact"
+    """The same function, up to float rounding."""
+    APPROXIMATE = "approximate"
+    """Another function, close to the first."""
+    ANNOTATES = "annotates"
+    """The graph is not changed; facts are added."""
+
+
+class Level(enum.Enum):
+    """How much a diagnostic matters."""
+
+    INFO = "info"
+    NEAR_MISS = "near miss"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """Something a pass says about a node (or, with an empty name, about the graph)."""
+
+    level: Level
+    node: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.message}" if self.node else self.message
+
+
+@dataclass
+class PassResult:
+    """What a pass did.
+
+    Attributes:
+        counts: How often each kind of change was made.
+        diagnostics: What is worth telling.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    @property
+    def changed(self) -> int:
+        """How many changes were made."""
+        return sum(self.counts.values())
+
+    def count(self, kind: str, number: int = 1) -> None:
+        """Counts a change."""
+        if number:
+            self.counts[kind] = self.counts.get(kind, 0) + number
+
+    def say(self, level: Level, node: str, message: str) -> None:
+        """Adds a diagnostic."""
+        self.diagnostics.append(Diagnostic(level, node, message))
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total) as work proceeds."""
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass
+class PassContext:
+    """What a pass may know besides the graph.
+
+    Attributes:
+        target: What is compiled for; None in pipelines that only transform.
+        calibration: Calibration data, if given.
+        plan: A plan to apply instead of deciding, if given.
+        statistics: File of calibration statistics to read (if it exists) or write.
+        float_format: What values that stay float are stored as: "float32" or "float16".
+        progress: Where progress goes.
+        fuel: How many rewrites may still happen; None for any number. Bisection runs passes on limited fuel.
+    """
+
+    target: Target | None = None
+    calibration: DataSource | None = None
+    plan: Plan | None = None
+    statistics: Path | None = None
+    float_format: str = "float32"
+    progress: Progress = _silent
+    fuel: int | None = None
+    rewrites: list[str] = field(default_factory=list)
+
+    def allow(self, what: str) -> bool:
+        """Asks for permission to make one rewrite; `what` describes it. Always granted unless a bisection counts them."""
+        if self.fuel is not None and len(self.rewrites) >= self.fuel:
+            return False
+        self.rewrites.append(what)
+        return True
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of all passes. Subclasses are frozen dataclasses whose fields are their options.
+
+    Attributes:
+        name: As in pipelines; the file's name.
+        effect: What happens to the function; the pass manager can hold a pass to it.
+        requires: Facts that must hold before.
+        establishes: Facts that hold afterwards.
+        invalidates: Facts that hold no longer, unless also established.
+    """
+
+    name: ClassVar[str] = ""
+    effect: ClassVar[Effect] = Effect.APPROXIMATE
+    requires: ClassVar[tuple[Fact[Any], ...]] = ()
+    establishes: ClassVar[tuple[Fact[Any], ...]] = ()
+    invalidates: ClassVar[tuple[Fact[Any], ...]] = ()
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Transforms or annotates the graph in place."""
+        raise NotImplementedError
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first paragraph of the class's docstring."""
+        return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+
+    @classmethod
+    def options(cls) -> dict[str, tuple[Any, Any]]:
+        """Option name to (type, default)."""
+        hints = typing.get_type_hints(cls)
+        return {entry.name: (hints[entry.name], entry.default) for entry in dataclasses.fields(cls)}
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Makes the pass from option values: typed ones, or text as on the command line.
+
+        Raises:
+            OptionError: An option is unknown or its value does not fit.
+        """
+        known = cls.options()
+        values = {}
+        for key, given in options.items():
+            if key not in known:
+                raise OptionError(f"The pass {cls.name} has no option {key!r}{suggest(key, known)}")
+            values[key] = convert_option(given, known[key][0], f"option {key!r} of the pass {cls.name}")
+        return cls(**values)
+
+    def __str__(self) -> str:
+        entries = dataclasses.fields(self)
+        changed = [(entry.name, getattr(self, entry.name)) for entry in entries if getattr(self, entry.name) != entry.default]
+        if not changed:
+            return self.name
+        return f"{self.name}{{{','.join(f'{key}={_option_text(item)}' for key, item in changed)}}}"
+
+
+def _option_text(item: Any) -> str:
+    if isinstance(item, bool):
+        return "true" if item else "false"
+    if isinstance(item, tuple):
+        return "+".join(_option_text(entry) for entry in item)
+    return repr(item) if isinstance(item, float) else str(item)
+
+
+def convert_option(given: Any, kind: Any, what: str) -> Any:
+    """Converts an option's value to its declared type: bool, int, float, str, Literal, tuple[..., ...], or optional.
+
+    Raises:
+        OptionError: The value does not fit; the message gives what is accepted.
+    """
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        if given is None or given == "none":
+            return None
+        kind = next(entry for entry in typing.get_args(kind) if entry is not type(None))
+        return convert_option(given, kind, what)
+    if origin is typing.Literal:
+        accepted = typing.get_args(kind)
+        if given not in accepted:
+            raise OptionError(f"The {what} is {given!r}{suggest(str(given), map(str, accepted))}")
+        return given
+    if origin is tuple:
+        items = given.split("+") if isinstance(given, str) else list(given)
+        return tuple(convert_option(item, typing.get_args(kind)[0], what) for item in items if item != "")
+    if kind is bool:
+        words = {"true": True, "false": False, True: True, False: False}
+        if given not in words:
+            raise OptionError(f"The {what} is {given!r}; it takes true or false.")
+        return words[given]
+    try:
+        if kind in (int, float) and isinstance(given, bool):
+            raise ValueError
+        return kind(given)
+    except (TypeError, ValueError):
+        raise OptionError(f"The {what} is {given!r}; it takes {'an integer' if kind is int else 'a number'}.") from None
