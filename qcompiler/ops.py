@@ -70,7 +70,9 @@ def _conv_contraction(node: Node, slot: int) -> int | None:
 
 
 def _transpose_conv_channel(node: Node, slot: int) -> int | None:
-    return 1 if slot == 1 else None  # [Cin, Cout/group, ...]: with groups, channel c of every group shares a scale
+    return (
+        1 if slot == 1 else None
+    )  # [Cin, Cout/group, ...]: with groups, channel c of every group shares a scale
 
 
 def _transpose_conv_contraction(node: Node, slot: int) -> int | None:
@@ -125,15 +127,23 @@ def _table() -> dict[str, OpInfo]:
     rows: list[OpInfo] = [
         OpInfo("Conv", "weighted", _WEIGHTED, channel_axis=_conv_channel, contraction_axis=_conv_contraction),
         OpInfo(
-            "ConvTranspose", "weighted", _WEIGHTED,
-            channel_axis=_transpose_conv_channel, contraction_axis=_transpose_conv_contraction,
+            "ConvTranspose",
+            "weighted",
+            _WEIGHTED,
+            channel_axis=_transpose_conv_channel,
+            contraction_axis=_transpose_conv_contraction,
         ),
         OpInfo("Gemm", "weighted", _WEIGHTED, channel_axis=_gemm_channel, contraction_axis=_gemm_contraction),
         OpInfo(
-            "MatMul", "weighted", ("data", "weight"),
-            channel_axis=_matmul_channel, contraction_axis=_matmul_contraction,
+            "MatMul",
+            "weighted",
+            ("data", "weight"),
+            channel_axis=_matmul_channel,
+            contraction_axis=_matmul_contraction,
         ),
-        OpInfo("Gather", "movement", ("data", "shape"), channel_axis=lambda node, slot: 0 if slot == 0 else None),
+        OpInfo(
+            "Gather", "movement", ("data", "shape"), channel_axis=lambda node, slot: 0 if slot == 0 else None
+        ),
         OpInfo("MaxPool", "selection"),
         OpInfo("GlobalMaxPool", "selection"),
         OpInfo("Concat", "join"),
@@ -174,8 +184,14 @@ def _table() -> dict[str, OpInfo]:
         "LeakyRelu", "Elu", "Selu", "Celu", "Softplus", "Softsign", "HardSwish", "Mish", "Gelu", "Swish", "ThresholdedRelu",
         "Exp", "Log", "Neg", "Reciprocal", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Cast", "Not", "IsNaN", "IsInf",
     )]  # fmt: skip
-    rows += [OpInfo(op, "elementwise", commutative=True) for op in ("Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal")]
-    rows += [OpInfo(op, "elementwise") for op in ("Sub", "Div", "Mod", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")]
+    rows += [
+        OpInfo(op, "elementwise", commutative=True)
+        for op in ("Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "Equal")
+    ]
+    rows += [
+        OpInfo(op, "elementwise")
+        for op in ("Sub", "Div", "Mod", "Greater", "Less", "GreaterOrEqual", "LessOrEqual")
+    ]
     rows += [OpInfo(op, "reduction", ("data", "shape")) for op in (
         "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
         "ReduceLogSumExp", "ArgMax", "ArgMin", "TopK", "CumSum",
@@ -208,14 +224,30 @@ def is_known(op: str) -> bool:
 def macs(node: Node) -> int | None:
     """Multiply-accumulates of a weighted node for one sample; None where shapes do not tell."""
     weight, out = node.input(1), node.outputs[0]
-    if info(node).kind != "weighted" or weight is None or weight.shape is None or out is None or out.shape is None:
+    if (
+        info(node).kind != "weighted"
+        or weight is None
+        or weight.shape is None
+        or out is None
+        or out.shape is None
+    ):
         return None
     contraction = info(node).contraction_axis(node, 1)
     sizes: list[Any] = [dim for dim in out.shape[1:] if isinstance(dim, int)]
-    if contraction is None or len(sizes) != len(out.shape) - 1 or not all(isinstance(dim, int) for dim in weight.shape):
+    if (
+        contraction is None
+        or len(sizes) != len(out.shape) - 1
+        or not all(isinstance(dim, int) for dim in weight.shape)
+    ):
         return None
-    if node.op == "Conv":
+    if node.op == "ConvTranspose":  # every input element meets every weight of its channel
+        data = node.input(0)
+        given = data.shape[1:] if data is not None and data.shape is not None else (None,)
+        sizes = [dim for dim in given if isinstance(dim, int)]
+        if len(sizes) != len(given):
+            return None
+    if node.op in ("Conv", "ConvTranspose"):
         depth = math.prod(int(dim) for dim in weight.shape[1:] if isinstance(dim, int))
     else:
         depth = int(weight.shape[contraction] or 0)
-    return math.prod(sizes) * depth
+    return int(math.prod(sizes) * depth)

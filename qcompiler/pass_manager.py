@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -158,9 +160,9 @@ class Pass:
 
     @classmethod
     def options(cls) -> dict[str, tuple[Any, Any]]:
-        """Option name to (type, default)."""
+        """Option name to (type, default); `dataclasses.MISSING` where there is no default."""
         hints = typing.get_type_hints(cls)
-        return {entry.name: (hints[entry.name], entry.default) for entry in dataclasses.fields(cls)}
+        return {entry.name: (hints[entry.name], _default(entry)) for entry in dataclasses.fields(cls)}
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -175,22 +177,64 @@ class Pass:
             if key not in known:
                 raise OptionError(f"The pass {cls.name} has no option {key!r}{suggest(key, known)}")
             values[key] = convert_option(given, known[key][0], f"option {key!r} of the pass {cls.name}")
+        for entry in dataclasses.fields(cls):
+            required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+            if required and entry.name not in values:
+                raise OptionError(
+                    f"The pass {cls.name} needs the option {entry.name!r}; write {entry.name}=value."
+                )
         return cls(**values)
 
     def __str__(self) -> str:
         entries = dataclasses.fields(self)
-        changed = [(entry.name, getattr(self, entry.name)) for entry in entries if getattr(self, entry.name) != entry.default]
+        values = [(entry, getattr(self, entry.name)) for entry in entries]
+        changed = [(entry.name, value) for entry, value in values if value != _default(entry)]
         if not changed:
             return self.name
         return f"{self.name}{{{','.join(f'{key}={_option_text(item)}' for key, item in changed)}}}"
 
 
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    factory = entry.default_factory
+    return entry.default if factory is dataclasses.MISSING else factory()
+
+
+_BARE = re.compile(r"[\w./:@~-]+")
+_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[^"]', re.DOTALL)
+
+
 def _option_text(item: Any) -> str:
+    """An option's value as text that `convert_option` reads back; strings are quoted as in JSON where need be."""
+    if item is None:
+        return "none"
     if isinstance(item, bool):
         return "true" if item else "false"
     if isinstance(item, tuple):
         return "+".join(_option_text(entry) for entry in item)
-    return repr(item) if isinstance(item, float) else str(item)
+    if isinstance(item, float):
+        return repr(item).replace("e+", "e")
+    text = str(item)
+    return text if _BARE.fullmatch(text) and text != "none" else json.dumps(text, ensure_ascii=False)
+
+
+def split_outside_quotes(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators that stand outside double quotes."""
+    parts = [""]
+    for piece in _PIECE.findall(text):
+        if piece == separator:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return parts
+
+
+def _unquoted(text: str, what: str) -> str:
+    if not text.startswith('"'):
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        raise OptionError(f"The {what} is {text}; the quotes in it do not match.") from None
 
 
 def convert_option(given: Any, kind: Any, what: str) -> Any:
@@ -207,20 +251,25 @@ def convert_option(given: Any, kind: Any, what: str) -> Any:
         return convert_option(given, kind, what)
     if origin is typing.Literal:
         accepted = typing.get_args(kind)
-        if given not in accepted:
-            raise OptionError(f"The {what} is {given!r}{suggest(str(given), map(str, accepted))}")
-        return given
+        for entry in accepted:
+            if given == entry or (isinstance(given, str) and given == _option_text(entry)):
+                return entry
+        raise OptionError(f"The {what} is {given!r}{suggest(str(given), map(str, accepted))}")
     if origin is tuple:
-        items = given.split("+") if isinstance(given, str) else list(given)
+        items = split_outside_quotes(given, "+") if isinstance(given, str) else list(given)
         return tuple(convert_option(item, typing.get_args(kind)[0], what) for item in items if item != "")
     if kind is bool:
-        words = {"true": True, "false": False, True: True, False: False}
-        if given not in words:
+        if isinstance(given, bool):
+            return given
+        if given not in ("true", "false"):
             raise OptionError(f"The {what} is {given!r}; it takes true or false.")
-        return words[given]
+        return given == "true"
     try:
         if kind in (int, float) and isinstance(given, bool):
             raise ValueError
-        return kind(given)
+        if kind is int and isinstance(given, float):  # int() would cut the fraction off
+            raise ValueError
+        return kind(_unquoted(given, what) if isinstance(given, str) else given)
     except (TypeError, ValueError):
-        raise OptionError(f"The {what} is {given!r}; it takes {'an integer' if kind is int else 'a number'}.") from None
+        wanted = {int: "an integer", float: "a number"}.get(kind, f"a {getattr(kind, '__name__', kind)}")
+        raise OptionError(f"The {what} is {given!r}; it takes {wanted}.") from None

@@ -6,7 +6,7 @@ A pattern is a chain of steps, matched from its first step on along single-use e
 
 * ``Op(...)``: an operator with its operands; ``A|B`` one of several; without brackets, any further operands.
 * ``_``: the result of the step before. Commutative operators match in either order.
-* ``x``: any operand; ``$w``: a constant; a trailing ``?`` lets an operand (or a step) be missing.
+* ``x``: any operand; ``$w``: a constant; a trailing ``?`` lets an operand (or a step) be missing; a final ``...`` any more.
 * A name that stands twice is one and the same value (or equal constants); ``label=Op(...)`` names the node.
 * ``0.5``: a constant whose every element is that number, to a relative 1e-6.
 * An operand may be a call itself: ``Mul(x, Sigmoid(x))``.
@@ -31,7 +31,9 @@ from qcompiler.ir.functions import DOMAIN
 if TYPE_CHECKING:
     from qcompiler.ir.node import Node, Value
 
-_TOKEN = re.compile(r"\s*(->|[A-Za-z_][\w.]*(?:::\w+)?|\$[A-Za-z_]\w*|-?\d+(?:\.\d+)?(?:e-?\d+)?|[()|,?=])")
+_TOKEN = re.compile(
+    r"\s*(->|[A-Za-z_][\w.]*(?:::\w+)?|\$[A-Za-z_]\w*|-?\d+(?:\.\d+)?(?:e-?\d+)?|\.\.\.|[()|,?=])"
+)
 _TOLERANCE = 1e-6
 
 
@@ -57,11 +59,12 @@ class Operand:
 
 @dataclass(frozen=True)
 class Call:
-    """An operator with operands. `operands` is None for a bare operator, which takes any."""
+    """An operator with operands. `operands` is None for a bare operator, which takes any; `open` lets more follow."""
 
     ops: tuple[str, ...]
     operands: tuple[Operand, ...] | None
     label: str = ""
+    open: bool = False
 
     def __str__(self) -> str:
         return "|".join(self.ops)
@@ -102,17 +105,14 @@ class Match:
         values: What the pattern's names are bound to; None for an optional operand that is missing.
         labels: Nodes by label.
         stopped: Why an optional step was not taken, where something of its kind was there.
+        anchor: The first step's node, from which matching began.
     """
 
     nodes: tuple[Node, ...]
     values: dict[str, Value | None]
     labels: dict[str, Node]
-    stopped: tuple[str, ...] = ()
-
-    @property
-    def anchor(self) -> Node:
-        """The first step's node, from which matching began."""
-        return self.nodes[0]
+    stopped: tuple[str, ...]
+    anchor: Node
 
     @property
     def root(self) -> Node:
@@ -139,7 +139,9 @@ class Match:
         inside = set(self.nodes)
         for name in names:
             value = self.values.get(name)
-            others = [use.node.name for use in value.uses if use.node not in inside] if value is not None else []
+            others = (
+                [use.node.name for use in value.uses if use.node not in inside] if value is not None else []
+            )
             if value is not None and (others or value.is_output):
                 return f"the constant {value.name!r} is also used by {', '.join(others[:3]) or 'the graph output'}"
         return None
@@ -171,7 +173,7 @@ class Pattern:
 
     @functools.cached_property
     def operand_names(self) -> tuple[str, ...]:
-        """The names that a match binds, in order of appearance."""
+        """The names that a match binds, in order of appearance; "..." for operands that follow unnamed."""
         names: dict[str, None] = {}
 
         def visit(call: Call) -> None:
@@ -180,6 +182,8 @@ class Pattern:
                     visit(operand.call)
                 elif operand.name and not operand.is_previous:
                     names[operand.name] = None
+            if call.open:
+                names["..."] = None
 
         for step in self.steps:
             visit(step.call)
@@ -192,49 +196,60 @@ class Pattern:
         """Matches the pattern with its first step at a node; the longest match in the order of the steps."""
         attempt = _Attempt()
         for state in attempt.call(self.steps[0].call, anchor, _State(), None):
-            found = self._follow(attempt, state, anchor)
-            if found is not None:
+            for found in self._follow(attempt, state, anchor, 1, ()):
                 return found
         return attempt.miss or Miss(0, f"{anchor.op} is not {self.steps[0].call}", anchor.name)
 
-    def _follow(self, attempt: _Attempt, state: _State, current: Node) -> Match | None:
-        stopped: list[str] = []
-        for step in self.steps[1:]:
-            reached, reason = _next_node(attempt, step, state, current)
-            if reached is not None:
-                state, current = reached
-            elif not step.optional:
-                attempt.note(state, reason, current)
-                return None
-            elif reason:
-                stopped.append(reason)
-        for name in self.operand_names:
-            state.values.setdefault(name, None)
-        leak = _leak(state.nodes, current)
-        if leak:
-            attempt.note(state, leak, current)
-            return None
-        state.nodes.sort(key=lambda node: node is current)  # stable: the root comes last
-        return Match(tuple(state.nodes), state.values, state.labels, tuple(stopped))
+    def _follow(
+        self, attempt: _Attempt, state: _State, current: Node, position: int, stopped: tuple[str, ...]
+    ) -> Iterator[Match]:
+        """Yields the matches of the steps from `position` on, those that take the optional ones first."""
+        if position == len(self.steps):
+            leak = _leak(state.nodes, current)
+            if leak:
+                attempt.note(state, leak, current)
+            else:
+                nodes = (*(node for node in state.nodes if node is not current), current)
+                values = {name: state.values.get(name) for name in self.operand_names}
+                yield Match(nodes, values, state.labels, stopped, state.nodes[0])
+            return
+        step = self.steps[position]
+        reached, reason = _next_states(attempt, step, state, current)
+        for following, node in reached:
+            yield from self._follow(attempt, following, node, position + 1, stopped)
+        if step.optional:
+            why = reason or (attempt.miss.reason if reached and attempt.miss else "")
+            yield from self._follow(
+                attempt, state, current, position + 1, (*stopped, why) if why else stopped
+            )
+        elif not reached:
+            attempt.note(state, reason, current)
 
 
-def _next_node(attempt: _Attempt, step: Step, state: _State, current: Node) -> tuple[tuple[_State, Node] | None, str]:
-    """Matches a step behind a node: ((new state, node), "") or (None, why not; "" where nothing of its kind follows)."""
-    value = current.output
+def _next_states(
+    attempt: _Attempt, step: Step, state: _State, current: Node
+) -> tuple[list[tuple[_State, Node]], str]:
+    """The ways to match a step behind a node, or none and why not ("" where nothing of its kind follows)."""
+    value = current.outputs[0] if current.outputs else None
+    if value is None:
+        return [], "" if step.optional else f"{step.call} does not follow"
     kin = [use for use in value.uses if use.node.op in _plain(step.call.ops)]
     use = value.only_use
     if use is None:
         if not kin:
-            return None, "" if step.optional else f"{step.call} does not follow"
+            return [], "" if step.optional else f"{step.call} does not follow"
         why = "a graph output" if value.is_output else f"used {len(value.uses)} times"
-        return None, f"{kin[0].node.op} {kin[0].node.name} follows, but {value.name!r} is {why}"
+        return [], f"{kin[0].node.op} {kin[0].node.name} follows, but {value.name!r} is {why}"
     deepest = attempt.miss
-    for reached in attempt.call(step.call, use.node, state, use.slot):
-        return (reached, use.node), ""
+    reached = [(following, use.node) for following in attempt.call(step.call, use.node, state, use.slot)]
+    if reached:
+        return reached, ""
     if not kin:
-        return None, "" if step.optional else f"{use.node.op} follows, not {step.call}"
+        return [], "" if step.optional else f"{use.node.op} follows, not {step.call}"
     latest = attempt.miss
-    return None, latest.reason if latest is not None and latest is not deepest else f"{use.node.name} does not fit {step.call}"
+    if latest is not None and latest is not deepest:
+        return [], latest.reason
+    return [], f"{use.node.name} does not fit {step.call}"
 
 
 def _plain(names: tuple[str, ...]) -> set[str]:
@@ -282,7 +297,7 @@ class _Attempt:
             else:
                 self.note(state, f"the result before feeds operand {previous} of {node.op}", node)
             return
-        if len(node.inputs) > len(call.operands):
+        if len(node.inputs) > len(call.operands) and not call.open:
             self.note(state, f"{node.op} has {len(node.inputs)} operands, not {len(call.operands)}", node)
             return
         values: list[Value | None] = [node.input(slot) for slot in range(len(call.operands))]
@@ -291,10 +306,17 @@ class _Attempt:
         if ops.info(node).commutative and len(values) == 2:
             orders.append(slots[::-1])
         for order in orders:
-            yield from self._operands(call.operands, [(slot, values[slot]) for slot in order], node, state, previous)
+            yield from self._operands(
+                call.operands, [(slot, values[slot]) for slot in order], node, state, previous
+            )
 
     def _operands(
-        self, wanted: tuple[Operand, ...], given: list[tuple[int, Value | None]], node: Node, state: _State, previous: int | None
+        self,
+        wanted: tuple[Operand, ...],
+        given: list[tuple[int, Value | None]],
+        node: Node,
+        state: _State,
+        previous: int | None,
     ) -> Iterator[_State]:
         if not wanted:
             yield state
@@ -324,7 +346,10 @@ class _Attempt:
             return  # the operand is the chain itself
         if wanted.call is not None:
             if value.producer is None:
-                self.note(state, f"operand {slot} is {'a constant' if value.is_constant else 'a graph input'}, not {wanted.call}", node)
+                what = "a constant" if value.is_constant else "a graph input"
+                self.note(state, f"operand {slot} is {what}, not {wanted.call}", node)
+            elif value.producer.outputs[0] is not value:
+                self.note(state, f"operand {slot} is a further output of {value.producer.name}", node)
             else:
                 yield from self.call(wanted.call, value.producer, state, None)
             return
@@ -358,7 +383,11 @@ def _refusal(wanted: Operand, value: Value, state: _State) -> str:
 def _equal(first: Value, second: Value) -> bool:
     if first.data is None or second.data is None:
         return False
-    return first.data.size <= 1024 and first.data.dtype == second.data.dtype and np.array_equal(first.data, second.data)
+    return (
+        first.data.size <= 1024
+        and first.data.dtype == second.data.dtype
+        and np.array_equal(first.data, second.data)
+    )
 
 
 def _is_one_of(node: Node, names: tuple[str, ...]) -> bool:
@@ -378,7 +407,9 @@ class _Parser:
         while position < len(text.rstrip()):
             found = _TOKEN.match(text, position)
             if found is None:
-                raise PatternSyntaxError(f"cannot read the pattern {text!r} at {text[position : position + 12]!r}")
+                raise PatternSyntaxError(
+                    f"cannot read the pattern {text!r} at {text[position : position + 12]!r}"
+                )
             self.tokens.append(found.group(1))
             position = found.end()
         self.position = 0
@@ -389,7 +420,9 @@ class _Parser:
     def take(self, *expected: str) -> str:
         token = self.peek()
         if expected and token not in expected:
-            raise PatternSyntaxError(f"in the pattern {self.text!r}, {token or 'the end'!r} stands where one of {expected} must")
+            raise PatternSyntaxError(
+                f"in the pattern {self.text!r}, {token or 'the end'!r} stands where one of {expected} must"
+            )
         self.position += 1
         return token
 
@@ -407,6 +440,13 @@ class _Parser:
             raise PatternSyntaxError(f"in the pattern {self.text!r}, {self.peek()!r} is left over")
         if steps[0].optional:
             raise PatternSyntaxError(f"the first step of the pattern {self.text!r} cannot be optional")
+        for number, step in enumerate(steps):
+            places = _previous_count(step.call, nested=False)
+            if places != (number > 0) and step.call.operands is not None:
+                raise PatternSyntaxError(
+                    f"in the pattern {self.text!r}, the operands of {step.call} must "
+                    + ("contain the result before, _, once" if number else "not contain _: nothing is before")
+                )
         return tuple(steps)
 
     def step(self) -> Step:
@@ -421,16 +461,23 @@ class _Parser:
         if not self.accept("("):
             return Call(tuple(names), None, label)
         operands: list[Operand] = []
+        is_open = False
         while not self.accept(")"):
             if operands:
                 self.take(",")
+            if self.accept("..."):
+                is_open = True
+                self.take(")")
+                break
             operands.append(self.operand())
-        return Call(tuple(names), tuple(operands), label)
+        return Call(tuple(names), tuple(operands), label, is_open)
 
     def name(self) -> str:
         token = self.take()
         if not re.match(r"[A-Za-z_]", token):
-            raise PatternSyntaxError(f"in the pattern {self.text!r}, {token or 'the end'!r} stands where a name must")
+            raise PatternSyntaxError(
+                f"in the pattern {self.text!r}, {token or 'the end'!r} stands where a name must"
+            )
         return token
 
     def operand(self) -> Operand:
@@ -444,6 +491,17 @@ class _Parser:
         if following in ("(", "|", "="):
             return Operand(call=self.call())
         return Operand(name=self.name(), optional=self.accept("?"))
+
+
+def _previous_count(call: Call, *, nested: bool) -> int:
+    """How often `_` stands among a call's operands; inside a nested call it can never match and counts as two."""
+    count = 0
+    for operand in call.operands or ():
+        if operand.call is not None:
+            count += _previous_count(operand.call, nested=True)
+        elif operand.is_previous:
+            count += 2 if nested else 1
+    return count
 
 
 @functools.cache

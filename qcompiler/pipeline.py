@@ -13,7 +13,7 @@ from qcompiler.errors import ModelError, OptionError, PassError, suggest
 from qcompiler.ir.diff import diff_graphs
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.text import to_text
-from qcompiler.pass_manager import Diagnostic, Effect, Pass, PassContext
+from qcompiler.pass_manager import Diagnostic, Effect, Pass, PassContext, split_outside_quotes
 from qcompiler.probe import Probe
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Resolve = Callable[[str], type[Pass]]
 
-_STAGE = re.compile(r"([^,{}]+?)(?:\{([^{}]*)\})?(?:,|$)")
+_STAGE = re.compile(r'([^,{}"]+?)(?:\{((?:"(?:[^"\\]|\\.)*"|[^{}"])*)\})?\s*(?:,|$)')
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ class Pipeline:
         while position < len(text):
             found = _STAGE.match(text, position)
             if found is None:
-                raise OptionError(f"The pipeline cannot be read at {text[position : position + 20]!r}; write name{{option=value}},name,...")
+                raise OptionError(
+                    f"The pipeline cannot be read at {text[position : position + 20]!r}; write name{{option=value}},name,..."
+                )
             passes.append(resolve(found.group(1).strip()).from_options(_parse_options(found.group(2) or "")))
             position = found.end()
         return cls(tuple(passes))
@@ -144,9 +146,15 @@ class Pipeline:
 
     def _missing(self, entry: Pass, fact: str, meaning: str, dropped: dict[str, str]) -> str:
         later = [other.name for other in self.passes if fact in {given.name for given in other.establishes}]
-        why = f"{dropped[fact]} before it invalidates that" if fact in dropped else "no pass before it establishes that"
+        why = (
+            f"{dropped[fact]} before it invalidates that"
+            if fact in dropped
+            else "no pass before it establishes that"
+        )
         hint = f"; {later[0]} does, and must come before it" if later else ""
-        return f"The pass {entry.name} requires the fact {fact!r} ({meaning}), but {why}{hint}. Nothing was run."
+        return (
+            f"The pass {entry.name} requires the fact {fact!r} ({meaning}), but {why}{hint}. Nothing was run."
+        )
 
     def run(self, graph: Graph, context: PassContext, checks: Checks | None = None) -> list[PassRecord]:
         """Runs the passes in order, in place; verifies the graph's invariants after each.
@@ -187,13 +195,21 @@ def _run_one(graph: Graph, entry: Pass, context: PassContext, checks: Checks, nu
         _dump(graph, checks.dump, number, entry.name, before)
     error = checks.probe.hold(graph, entry, context.fuel is None) if checks.probe is not None else None
     return PassRecord(
-        str(entry), seconds, dict(result.counts), edits, tuple(result.diagnostics), (nodes_before, graph.node_count), error
+        str(entry),
+        seconds,
+        dict(result.counts),
+        edits,
+        tuple(result.diagnostics),
+        (nodes_before, graph.node_count),
+        error,
     )
 
 
 def _verify(graph: Graph, entry: Pass, edits: tuple[Edit, ...]) -> None:
     if entry.effect is Effect.ANNOTATES and edits:
-        raise PassError(f"The pass {entry.name} declares that it only annotates, but it edited the graph: {edits[0]}.")
+        raise PassError(
+            f"The pass {entry.name} declares that it only annotates, but it edited the graph: {edits[0]}."
+        )
     try:
         graph.verify()
     except ModelError as error:
@@ -211,7 +227,7 @@ def _dump(graph: Graph, folder: Path, number: int, name: str, before: Graph | No
 
 def _parse_options(text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
+    for item in filter(None, (part.strip() for part in split_outside_quotes(text, ","))):
         key, equals, value = item.partition("=")
         if not equals:
             raise OptionError(f"The option {item!r} in the pipeline has no value; write {item}=value.")

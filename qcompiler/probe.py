@@ -87,7 +87,9 @@ def largest_difference(before: dict[str, NDArray[Any]], after: dict[str, NDArray
             return name, np.inf
         left, right = old.astype(np.float64), new.astype(np.float64)
         scale = np.abs(left[np.isfinite(left)]).max(initial=0.0)
-        gap = np.abs(np.where(left == right, 0.0, left - right)).max()
+        same = (left == right) | (np.isnan(left) & np.isnan(right))
+        with np.errstate(invalid="ignore"):
+            gap = np.where(same, 0.0, np.abs(left - right)).max()
         error = float(gap / scale) if scale > 0 else (0.0 if gap == 0 else np.inf)
         error = np.inf if np.isnan(error) else error
         if error > worst[1]:

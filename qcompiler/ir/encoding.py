@@ -68,7 +68,7 @@ def _integer(name: str, dtype: Any, bits: int, *, signed: bool) -> Format:
 
 
 def _float(name: str, dtype: Any, bits: int) -> Format:
-    info = ml_dtypes.finfo(dtype)
+    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     return Format(name, "float", bits, float(info.min), float(info.max), np.dtype(dtype))
 
 
@@ -89,7 +89,10 @@ FORMATS: Mapping[str, Format] = {
         _integer("uint4", ml_dtypes.uint4, 4, signed=False),
         _integer("int2", ml_dtypes.int2, 2, signed=True),
         _integer("uint2", ml_dtypes.uint2, 2, signed=False),
-        *(Format(f"table{bits}", "table", bits, 0, (1 << bits) - 1, np.dtype(np.uint8)) for bits in (1, 2, 3, 4, 6, 8)),
+        *(
+            Format(f"table{bits}", "table", bits, 0, (1 << bits) - 1, np.dtype(np.uint8))
+            for bits in (1, 2, 3, 4, 6, 8)
+        ),
     )
 }
 """All formats by name. tableN is a lookup table of 2**N float32 entries."""
@@ -121,9 +124,24 @@ class Encoding:
     table: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        for array in (self.scale, self.zero_point, self.table):
-            if array is not None:
+        for name, dtype in (("scale", np.float32), ("zero_point", np.int32), ("table", np.float32)):
+            given = getattr(self, name)
+            if given is not None:  # a copy: freezing the caller's own array would be a surprise
+                array = np.array(given, dtype)
                 array.setflags(write=False)
+                object.__setattr__(self, name, array)
+        if (self.zero_point is None) != (not self.format.is_integer or self.scale is None):
+            raise ValueError(
+                f"a zero point goes with the scale of an integer format, not with {self.format.name}"
+            )
+        if (
+            self.zero_point is not None
+            and self.scale is not None
+            and self.zero_point.shape != self.scale.shape
+        ):
+            raise ValueError(
+                f"scale {self.scale.shape} and zero point {self.zero_point.shape} differ in shape"
+            )
         if self.scale is not None and not (np.isfinite(self.scale).all() and (self.scale >= MIN_SCALE).all()):
             raise ValueError("a scale must be finite, positive and not denormal")
 
@@ -191,7 +209,7 @@ class Encoding:
 
     @property
     def granularity(self) -> str:
-        """"per-tensor", "per-channel" or "per-block"."""
+        """One of "per-tensor", "per-channel" and "per-block"."""
         if self.block is not None:
             return "per-block"
         return "per-tensor" if self.axis is None else "per-channel"
@@ -204,7 +222,11 @@ class Encoding:
     def real_range(self) -> tuple[float, float]:
         """The lowest and highest real number that the encoding can hold, over all channels."""
         if self.scale is None:
-            return (self.format.minimum, self.format.maximum) if self.table is None else (float(self.table.min()), float(self.table.max()))
+            return (
+                (self.format.minimum, self.format.maximum)
+                if self.table is None
+                else (float(self.table.min()), float(self.table.max()))
+            )
         zero = np.float64(0) if self.zero_point is None else self.zero_point.astype(np.float64)
         least = self.least_code if self.format.is_integer else self.format.minimum
         ends = (least - zero) * self.scale, (self.format.maximum - zero) * self.scale
@@ -213,19 +235,25 @@ class Encoding:
     # -- arithmetic ---------------------------------------------------------------------------------------
 
     def quantize(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Codes of a float32 array, in `format.dtype`. NaN becomes the code of zero; infinities saturate."""
+        """Codes of a float32 array, in `format.dtype`.
+
+        Infinities saturate, but stay infinite in plain floats, where large numbers become infinite as in ONNX Cast.
+        NaN becomes the code of zero in integers and tables, and stays NaN in floats that have one.
+        """
         x = np.asarray(x, np.float32)
         if self.table is not None:
-            return self._nearest_entry(x)
-        if self.scale is None:
-            return x.astype(self.format.dtype)
-        scaled = x / self._spread(self.scale, x)
+            return self._nearest_entry(np.where(np.isnan(x), np.float32(0), x))
+        with np.errstate(over="ignore"):
+            if self.is_plain_float:
+                return x.astype(self.format.dtype)
+            scaled = x if self.scale is None else x / self._spread(self.scale, x)
         if not self.format.is_integer:
-            return np.clip(scaled, self.format.minimum, self.format.maximum).astype(self.format.dtype)
+            scaled = np.clip(scaled, self.format.minimum, self.format.maximum)
+            return np.asarray(scaled, self.format.dtype)
         assert self.zero_point is not None
-        scaled = np.nan_to_num(scaled, nan=0.0, posinf=np.inf, neginf=-np.inf)
-        codes = np.rint(scaled) + self._spread(self.zero_point, x)
-        return np.clip(codes, self.least_code, self.format.maximum).astype(np.int32).astype(self.format.dtype)
+        codes = np.rint(np.where(np.isnan(scaled), 0.0, scaled)) + self._spread(self.zero_point, x)
+        integers = np.clip(codes, self.least_code, self.format.maximum).astype(np.int32)
+        return np.asarray(integers, self.format.dtype)
 
     def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """The real numbers that codes stand for, float32."""
@@ -234,10 +262,12 @@ class Encoding:
         if self.scale is None:
             return codes.astype(np.float32)
         if not self.format.is_integer:
-            return codes.astype(np.float32) * self._spread(self.scale, codes)
-        assert self.zero_point is not None
-        centred = codes.astype(np.int32) - self._spread(self.zero_point, codes)
-        return (centred.astype(np.float32) * self._spread(self.scale, codes)).astype(np.float32)
+            centred = codes.astype(np.float32)
+        else:
+            assert self.zero_point is not None
+            centred = (codes.astype(np.int32) - self._spread(self.zero_point, codes)).astype(np.float32)
+        real: NDArray[np.float32] = centred * self._spread(self.scale, codes)
+        return real
 
     def fake_quantize(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """The values of x after a round trip through its codes."""
@@ -259,20 +289,28 @@ class Encoding:
         if self.axis is None:
             return _nearest(x.reshape(-1), self.table).reshape(x.shape)
         rows = np.moveaxis(x, self.axis, 0)
-        codes = np.stack([_nearest(row.reshape(-1), table).reshape(row.shape) for row, table in zip(rows, self.table, strict=True)])
+        codes = np.stack(
+            [
+                _nearest(row.reshape(-1), table).reshape(row.shape)
+                for row, table in zip(rows, self.table, strict=True)
+            ]
+        )
         return np.moveaxis(codes, 0, self.axis)
 
     def _entries(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         assert self.table is not None
         index = codes.astype(np.intp)
-        if self.axis is None:
-            return self.table[index]
-        return self.table[self._spread(np.arange(len(self.table)), codes), index]
+        rows = () if self.axis is None else (self._spread(np.arange(len(self.table)), codes),)
+        entries: NDArray[np.float32] = self.table[(*rows, index)]
+        return entries
 
     # -- identity and files -------------------------------------------------------------------------------
 
     def _key(self) -> tuple[Any, ...]:
-        arrays = tuple(None if array is None else (array.shape, array.tobytes()) for array in (self.scale, self.zero_point, self.table))
+        arrays = tuple(
+            None if array is None else (array.shape, array.tobytes())
+            for array in (self.scale, self.zero_point, self.table)
+        )
         return (self.format.name, self.axis, self.block, self.narrow, *arrays)
 
     def __eq__(self, other: object) -> bool:

@@ -8,11 +8,11 @@ changed and keeps source order wherever the edges allow.
 from __future__ import annotations
 
 import contextlib
+import gc
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,19 @@ OPSET = 21
 """The one opset inside the compiler; other models are converted at the door."""
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Holds the cyclic garbage collector while many objects are made that all stay: half the time of an import."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+class Edit(NamedTuple):
     """One entry of the journal."""
 
     kind: str
@@ -49,19 +60,23 @@ class Graph:
         self.opset = OPSET
         self.other_opsets: dict[str, int] = {}
         self.doc = ""
+        self.graph_doc = ""
         self.metadata: dict[str, str] = {}
         self.graph_metadata: dict[str, str] = {}
         self.producer = ("", "")
+        self.model_domain = ""
+        self.model_version = 0
         self.facts = FactStore()
         self.journal: list[Edit] = []
         self._nodes: dict[Node, None] = {}
         self._values: dict[str, Value] = {}
-        self._node_names: set[str] = set()
+        self._node_names: dict[str, Node] = {}
+        self._numbers: dict[tuple[bool, str], int] = {}  # the number that a taken hint gets next
         self._reserved: set[str] = set()  # names inside control-flow bodies, which must stay free outside
         self._order: list[Node] | None = None
         self._serial = itertools.count()
         self._deriving: tuple[tuple[Node, ...], Node | None] = ((), None)
-        self._made: list[Node] = []
+        self._made: list[Node] | None = None
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -103,15 +118,16 @@ class Graph:
         return name in self._values
 
     def node(self, name: str) -> Node:
-        """The node of that name; a search, for tests and tools.
+        """The node of that name.
 
         Raises:
             KeyError: There is none.
         """
-        for node in self._nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
+        return self._node_names[name]
+
+    def has_node(self, name: str) -> bool:
+        """Whether a node of that name exists."""
+        return name in self._node_names
 
     def __contains__(self, node: Node) -> bool:
         return node in self._nodes
@@ -145,9 +161,10 @@ class Graph:
                 if not waiting[follower]:
                     heapq.heappush(ready, (follower.rank, follower))
         if len(order) != len(self._nodes):
-            stuck = [node.name for node in self._nodes if waiting[node] > 0][:5]
+            names = _cycle({node for node in self._nodes if waiting[node] > 0})
             raise ModelError(
-                f"The graph has a cycle through the nodes {', '.join(stuck)}; an ONNX graph must be acyclic."
+                f"The graph has a cycle through the nodes {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}; "
+                "an ONNX graph must be acyclic."
             )
         return order
 
@@ -155,14 +172,20 @@ class Graph:
 
     def unique_name(self, hint: str) -> str:
         """A value name that is free here and in every control-flow body: the hint, or the hint with a number."""
-        return self._free(hint, lambda name: name in self._values or name in self._reserved)
-
-    def _free(self, hint: str, taken: Callable[[str], bool]) -> str:
-        if not taken(hint):
+        if hint not in self._values and hint not in self._reserved:
             return hint
-        for number in itertools.count(1):
+        return self._numbered(hint, self._values, self._reserved)
+
+    def _unique_node_name(self, hint: str) -> str:
+        return hint if hint not in self._node_names else self._numbered(hint, self._node_names, ())
+
+    def _numbered(self, hint: str, taken: Container[str], also_taken: Container[str]) -> str:
+        """The hint with the next number; numbers only grow, so that a thousand nodes of one hint take linear time."""
+        key = (taken is self._values, hint)
+        for number in itertools.count(self._numbers.get(key, 1)):
             name = f"{hint}_{number}"
-            if not taken(name):
+            if name not in taken and name not in also_taken:
+                self._numbers[key] = number + 1
                 return name
         raise AssertionError
 
@@ -193,6 +216,7 @@ class Graph:
         """Adds a graph input."""
         value = self._new_value(name, None if dtype is None else np.dtype(dtype), shape)
         self.inputs.append(value)
+        self._record("add_input", name)
         return value
 
     def add_constant(self, hint: str, data: NDArray[Any] | float | list[Any]) -> Value:
@@ -220,7 +244,7 @@ class Graph:
         self,
         op: str,
         inputs: Sequence[Value | None],
-        outputs: Sequence[Value | None | str] | int = 1,
+        outputs: Sequence[Value | str | None] | int = 1,
         attributes: Mapping[str, Attribute] | None = None,
         *,
         name: str = "",
@@ -248,7 +272,7 @@ class Graph:
             outputs = [hint if index == 0 else f"{hint}_{index}" for index in range(outputs)]
         values = [self.add_value(output) if isinstance(output, str) else output for output in outputs]
         first = next((value.name for value in values if value is not None), op)
-        node = Node(op, self._free(name or f"{op}:{first}", self._node_names.__contains__), domain)
+        node = Node(op, self._unique_node_name(name or f"{op}:{first}"), domain)
         node.inputs = list(inputs)
         node.outputs = values
         node.attributes = dict(attributes or {})
@@ -267,32 +291,42 @@ class Graph:
         """
         outer, sources = self._deriving, tuple(nodes)
         self._deriving = (sources, sources[-1] if sources else None)
-        outer_made, self._made = self._made, []
+        made: list[Node] = []
+        outer_made, self._made = self._made, made
         try:
-            yield self._made
+            yield made
         finally:
             self._deriving, self._made = outer, outer_made
 
     def _attach(self, node: Node) -> None:
         node.graph = self
-        for body in node.subgraphs:
-            self._reserved.update(body.names())
-            node.captures += [self._values[name] for name in body.captures if name in self._values]
+        node.captures = self._captures_of(node)
         for slot, value in node.operands():
             value.uses[Use(node, slot)] = None
-        for value in node.outputs:
-            if value is None:
+        for output in node.outputs:
+            if output is None:
                 continue
-            if value.producer is not None or value.data is not None:
+            if output.producer is not None or output.data is not None:
                 raise ModelError(
-                    f"Value {value.name!r} is defined twice; {node.name} is the second to define it."
+                    f"Value {output.name!r} is defined twice; {node.name} is the second to define it."
                 )
-            value.producer = node
+            output.producer = node
         self._nodes[node] = None
-        self._node_names.add(node.name)
-        self._made.append(node)
+        self._node_names[node.name] = node
+        if self._made is not None:
+            self._made.append(node)
         self._order = None
         self._record("add", node.name, node.op)
+
+    def _captures_of(self, node: Node) -> list[Value]:
+        """The outer values that a node's bodies read, each once; the bodies' own names are reserved on the way."""
+        captured: dict[Value, None] = {}
+        for body in node.subgraphs:
+            self._reserved.update(body.names())
+            captured.update(
+                dict.fromkeys(self._values[name] for name in body.captures if name in self._values)
+            )
+        return list(captured)
 
     def set_outputs(self, values: Iterable[Value]) -> None:
         """Declares what the graph returns, in order."""
@@ -301,35 +335,32 @@ class Graph:
         self._outputs = list(values)
         for value in self._outputs:
             value._outputs += 1
+        self._record("set_outputs", self.name, ", ".join(value.name for value in self._outputs))
 
     # -- editing ------------------------------------------------------------------------------------------
 
     def set_input(self, node: Node, slot: int, value: Value | None) -> None:
         """Makes a node read another value at an input slot; a slot just past the last one appends."""
-        while len(node.inputs) <= slot:
-            self._insert_input_slot(node)
-        old = node.inputs[slot]
+        old = node.input(slot)
         if old is value:
             return
+        if len(node.inputs) <= slot:
+            missing: list[Value | None] = [None] * (slot + 1 - len(node.inputs))
+            self._recapture(node, lambda: node.inputs.extend(missing))
         if old is not None:
             del old.uses[Use(node, slot)]
         node.inputs[slot] = value
         if value is not None:
             value.uses[Use(node, slot)] = None
         while node.inputs and node.inputs[-1] is None:
-            self._drop_input_slot(node)
+            self._recapture(node, node.inputs.pop)
         self._order = None
         self._record(
             "set_input", node.name, f"{slot} {old.name if old else None} -> {value.name if value else None}"
         )
 
-    def _insert_input_slot(self, node: Node) -> None:
-        self._shift_captures(node, lambda: node.inputs.append(None))
-
-    def _drop_input_slot(self, node: Node) -> None:
-        self._shift_captures(node, lambda: node.inputs.pop())
-
-    def _shift_captures(self, node: Node, change: Callable[[], object]) -> None:
+    def _recapture(self, node: Node, change: Callable[[], object]) -> None:
+        """Makes a change after which a node's captures are others, or stand at other slots."""
         for offset, value in enumerate(node.captures):
             del value.uses[Use(node, len(node.inputs) + offset)]
         change()
@@ -338,10 +369,15 @@ class Graph:
 
     def set_attribute(self, node: Node, name: str, attribute: Attribute | None) -> None:
         """Sets an attribute, or removes it when given None."""
+        had_bodies = bool(node.subgraphs)
         if attribute is None:
             node.attributes.pop(name, None)
         else:
             node.attributes[name] = attribute
+        if had_bodies or node.subgraphs:
+            captures = self._captures_of(node)
+            self._recapture(node, lambda: setattr(node, "captures", captures))
+            self._order = None
         self._record("set_attribute", node.name, f"{name}={attribute!r:.60}")
 
     def set_data(self, value: Value, data: NDArray[Any]) -> None:
@@ -354,7 +390,8 @@ class Graph:
         """Makes the uses of `old` read `new`.
 
         With `uses` given, only those. Without, all of them and the graph output too: the output keeps its name, so
-        `new` takes over the name, or, where it has a name of its own to keep, an Identity is put between.
+        `new` takes over the name, or, where it has a name of its own to keep, an Identity is put between. A graph
+        input that the graph also returns as it is goes on being returned: its name cannot stand for two values.
         """
         if old is new:
             return
@@ -362,18 +399,14 @@ class Graph:
             if use.slot < len(use.node.inputs):
                 self.set_input(use.node, use.slot, new)
             else:
-                self._recapture(use, old, new)
-        if uses is None and old.is_output:
+                self._replace_capture(use.node, old, new)
+        if uses is None and old.is_output and not old.is_input:
             self._replace_output(old, new)
 
-    def _recapture(self, use: Use, old: Value, new: Value) -> None:
-        node = use.node
+    def _replace_capture(self, node: Node, old: Value, new: Value) -> None:
         _rename_in_bodies(node, old.name, new.name)
-        for offset, value in enumerate(node.captures):
-            del value.uses[Use(node, len(node.inputs) + offset)]
-        node.captures = list(dict.fromkeys(new if value is old else value for value in node.captures))
-        for offset, value in enumerate(node.captures):
-            value.uses[Use(node, len(node.inputs) + offset)] = None
+        captures = list(dict.fromkeys(new if value is old else value for value in node.captures))
+        self._recapture(node, lambda: setattr(node, "captures", captures))
         self._order = None
         self._record("set_input", node.name, f"captured {old.name} -> {new.name}")
 
@@ -442,7 +475,7 @@ class Graph:
                 del self._values[value.name]
                 value.graph = None
         del self._nodes[node]
-        self._node_names.discard(node.name)
+        del self._node_names[node.name]
         node.graph = None
         self._order = None
         self._record("remove", node.name, node.op)
@@ -476,31 +509,27 @@ class Graph:
     def copy(self) -> Graph:
         """A graph of its own with the same names, order and origins; constants' arrays are shared, facts are not kept."""
         clone = Graph(self.name)
-        clone.opset, clone.other_opsets, clone.doc = self.opset, dict(self.other_opsets), self.doc
+        clone.opset, clone.other_opsets = self.opset, dict(self.other_opsets)
+        clone.doc, clone.graph_doc, clone.producer = self.doc, self.graph_doc, self.producer
+        clone.model_domain, clone.model_version = self.model_domain, self.model_version
         clone.metadata, clone.graph_metadata = dict(self.metadata), dict(self.graph_metadata)
-        clone.producer = self.producer
-        for value in self._values.values():
-            twin = clone._new_value(value.name, value.dtype, value.shape)
-            twin.data, twin.other_type, twin.doc, twin.metadata = (
-                value.data,
-                value.other_type,
-                value.doc,
-                dict(value.metadata),
-            )
-        for node in self.topological():
-            twin_node = clone.add_node(
-                node.op, clone._twins(node.inputs), clone._twins(node.outputs), node.attributes,
-                name=node.name, domain=node.domain, origin=node.origin,
-            )  # fmt: skip
-            twin_node.doc, twin_node.metadata, twin_node.overload = (
-                node.doc,
-                dict(node.metadata),
-                node.overload,
-            )
+        with collector_paused():
+            for value in self._values.values():
+                twin = clone._new_value(value.name, value.dtype, value.shape)
+                twin.data, twin.other_type, twin.doc = value.data, value.other_type, value.doc
+                twin.metadata = dict(value.metadata)
+            for node in self.topological():
+                twin_node = Node(node.op, node.name, node.domain)
+                twin_node.inputs, twin_node.outputs = clone._twins(node.inputs), clone._twins(node.outputs)
+                twin_node.attributes, twin_node.origin = dict(node.attributes), node.origin
+                twin_node.doc, twin_node.overload = node.doc, node.overload
+                twin_node.metadata = dict(node.metadata)
+                serial = next(clone._serial)
+                twin_node.rank = (serial, serial)
+                clone._attach(twin_node)
         clone.inputs = [clone._values[value.name] for value in self.inputs]
         clone.set_outputs(clone._values[value.name] for value in self._outputs)
         clone.journal.clear()
-        clone._made.clear()
         return clone
 
     def _twins(self, values: Iterable[Value | None]) -> list[Value | None]:
@@ -532,3 +561,13 @@ def _rename_in_bodies(node: Node, old: str, new: str) -> None:
 
     for name, attribute in list(node.attributes.items()):
         node.attributes[name] = renamed(attribute)
+
+
+def _cycle(stuck: set[Node]) -> list[str]:
+    """Names of the nodes on one cycle. Every stuck node has a stuck producer, so walking up must come round."""
+    node, path = min(stuck, key=lambda item: item.rank), dict[Node, None]()
+    while node not in path:
+        path[node] = None
+        node = next(v.producer for _, v in node.operands() if v.producer is not None and v.producer in stuck)
+    names = [item.name for item in path]
+    return names[names.index(node.name) :][::-1]

@@ -177,17 +177,26 @@ class Node:
 
     def operands(self) -> Iterator[tuple[int, Value]]:
         """Yields (slot, value) of everything the node reads, captured outer values last."""
-        for slot, value in enumerate([*self.inputs, *self.captures]):
+        for slot, value in enumerate([*self.inputs, *self.captures] if self.captures else self.inputs):
             if value is not None:
                 yield slot, value
+
+    def operand(self, slot: int) -> Value | None:
+        """The value at an input slot or, past the inputs, the captured one; None where there is none."""
+        if slot < len(self.inputs):
+            return self.inputs[slot]
+        offset = slot - len(self.inputs)
+        return self.captures[offset] if offset < len(self.captures) else None
 
     @property
     def subgraphs(self) -> list[Subgraph]:
         """The node's control-flow bodies."""
         found: list[Subgraph] = []
         for attribute in self.attributes.values():
-            candidates = attribute if isinstance(attribute, list) else [attribute]
-            found += [item for item in candidates if isinstance(item, Subgraph)]
+            if isinstance(attribute, Subgraph):
+                found.append(attribute)
+            elif isinstance(attribute, list) and attribute and isinstance(attribute[0], Subgraph):
+                found += attribute
         return found
 
     def is_op(self, *ops: str) -> bool:

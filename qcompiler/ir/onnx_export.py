@@ -13,6 +13,7 @@ from onnx import helper, inliner, numpy_helper
 
 from qcompiler.ir.functions import DOMAIN, composite
 from qcompiler.ir.node import Attribute, Node, Shape, Subgraph, Value
+from qcompiler.ir.tensors import PACKED_BITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,6 +72,7 @@ def save(graph: Graph, path: str | Path, *, external: bool | None = None) -> lis
 
 def _structure(graph: Graph, *, inline: bool) -> onnx.ModelProto:
     model = onnx.ModelProto(ir_version=IR_VERSION, doc_string=graph.doc)
+    model.domain, model.model_version = graph.model_domain, graph.model_version
     model.producer_name, model.producer_version = graph.producer
     model.opset_import.append(helper.make_opsetid("", graph.opset))
     used = {node.domain for node in graph.topological()} - {""}
@@ -78,7 +80,7 @@ def _structure(graph: Graph, *, inline: bool) -> onnx.ModelProto:
         model.opset_import.append(helper.make_opsetid(domain, graph.other_opsets.get(domain, 1)))
     _set_properties(model.metadata_props, graph.metadata)
     proto = model.graph
-    proto.name = graph.name
+    proto.name, proto.doc_string = graph.name, graph.graph_doc
     _set_properties(proto.metadata_props, graph.graph_metadata)
     proto.input.extend(_value_info(value) for value in graph.inputs)
     proto.output.extend(_value_info(value) for value in graph.outputs)
@@ -195,7 +197,7 @@ def _external_tensor(value: Value, file: BinaryIO, location: str) -> onnx.Tensor
 
 def _raw_chunks(data: NDArray[Any], data_type: int) -> Iterable[bytes | memoryview]:
     """The raw bytes of a tensor piece by piece, each piece of a memory map dropped from memory when it is written."""
-    if data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1):
+    if data_type in PACKED_BITS:
         yield numpy_helper.from_array(data, "packed").raw_data
         return
     flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ import onnx
 from onnx import helper, inliner, numpy_helper
 
 from qcompiler.errors import ModelError
-from qcompiler.ir.graph import Graph
+from qcompiler.ir.graph import Graph, collector_paused
 from qcompiler.ir.node import Attribute, Shape, Subgraph, Value
 from qcompiler.ir.opset import convert_opset
+from qcompiler.ir.tensors import embed, read_tensor
 
 if TYPE_CHECKING:
-    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
     from numpy.typing import NDArray
 
 
@@ -72,23 +72,26 @@ def import_model(
     if not model.opset_import and not model.graph.node:
         raise ModelError(f"{source} has no nodes and declares no opset; there is nothing to compile.")
     _check_names(model.graph, source)
+    _load_inner_tensors(model.graph, directory, source)
     if model.functions:
-        model = inliner.inline_local_functions(model)
+        model = _inlined(model, source)
     model = convert_opset(model)
+    with collector_paused():
+        return _build(model, directory, source)
+
+
+def _build(model: onnx.ModelProto, directory: Path | None, source: str) -> Graph:
     graph = Graph(model.graph.name or "graph")
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             graph.opset = entry.version
         else:
             graph.other_opsets[entry.domain] = entry.version
-    graph.doc, graph.producer = (
-        model.doc_string or model.graph.doc_string,
-        (model.producer_name, model.producer_version),
-    )
-    graph.metadata, graph.graph_metadata = (
-        _properties(model.metadata_props),
-        _properties(model.graph.metadata_props),
-    )
+    graph.doc, graph.graph_doc = model.doc_string, model.graph.doc_string
+    graph.producer = (model.producer_name, model.producer_version)
+    graph.model_domain, graph.model_version = model.domain, model.model_version
+    graph.metadata = _properties(model.metadata_props)
+    graph.graph_metadata = _properties(model.graph.metadata_props)
     _add_values(graph, model.graph, directory, source)
     _add_nodes(graph, model.graph, source)
     missing = [value.name for value in model.graph.output if not graph.has_value(value.name)]
@@ -105,11 +108,17 @@ def import_model(
 
 
 def _check_names(proto: onnx.GraphProto, source: str) -> None:
-    seen: set[str] = {value.name for value in proto.input} | {tensor.name for tensor in proto.initializer}
-    if len(seen) < len({id(v) for v in proto.input}) and len({v.name for v in proto.input}) < len(
-        proto.input
-    ):
-        raise ModelError(f"{source} has two graph inputs of the same name; names must be unique.")
+    seen: set[str] = set()
+    for value in proto.input:
+        if value.name in seen:
+            raise ModelError(f"{source} has two graph inputs named {value.name!r}; names must be unique.")
+        seen.add(value.name)
+    constants: set[str] = set()
+    for name in _initializer_names(proto):
+        if name in constants:
+            raise ModelError(f"{source} has two initializers named {name!r}; names must be unique.")
+        constants.add(name)
+    seen |= constants
     for node in proto.node:
         for name in node.output:
             if name and name in seen:
@@ -120,12 +129,46 @@ def _check_names(proto: onnx.GraphProto, source: str) -> None:
             seen.add(name)
 
 
+def _load_inner_tensors(proto: onnx.GraphProto, directory: Path | None, source: str) -> None:
+    """Reads the external data of tensors inside attributes and bodies, which are carried as protos."""
+    for node in proto.node:
+        for attribute in node.attribute:
+            for tensor in [attribute.t, *attribute.tensors]:
+                embed(tensor, directory, source)
+            for body in [attribute.g, *attribute.graphs]:
+                for tensor in body.initializer:
+                    embed(tensor, directory, source)
+                _load_inner_tensors(body, directory, source)
+
+
+def _initializer_names(proto: onnx.GraphProto) -> Iterator[str]:
+    for tensor in proto.initializer:
+        yield tensor.name
+    for sparse in proto.sparse_initializer:
+        yield sparse.values.name
+
+
+def _inlined(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """The model with its local functions written out where they are called."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    for function in model.functions:
+        for entry in function.opset_import:
+            if entry.version != versions.setdefault(entry.domain, entry.version):
+                raise ModelError(
+                    f"{source} uses opset {versions[entry.domain]} of the {entry.domain or 'standard'} domain, but its function "
+                    f"{function.name!r} uses opset {entry.version}; export both with the same one."
+                )
+    inlined = inliner.inline_local_functions(model)
+    declared = {entry.domain for entry in inlined.opset_import}
+    for domain, version in versions.items():
+        if domain not in declared:
+            inlined.opset_import.append(helper.make_opsetid(domain, version))
+    return inlined
+
+
 def _add_values(graph: Graph, proto: onnx.GraphProto, directory: Path | None, source: str) -> None:
     for tensor in proto.initializer:
-        if graph.has_value(tensor.name):
-            raise ModelError(f"{source} has two initializers named {tensor.name!r}; names must be unique.")
-        _check_external(tensor, directory, source)
-        value = graph.add_constant(tensor.name, _array(tensor, directory, source))
+        value = graph.add_constant(tensor.name, read_tensor(tensor, directory, source))
         value.doc, value.metadata = tensor.doc_string, _properties(tensor.metadata_props)
     for sparse in proto.sparse_initializer:
         graph.add_constant(sparse.values.name, _dense(sparse))
@@ -142,27 +185,38 @@ def _add_nodes(graph: Graph, proto: onnx.GraphProto, source: str) -> None:
             if name:
                 graph.add_value(name)
     for node in proto.node:
-        for name in node.input:
-            if name and not graph.has_value(name):
-                raise ModelError(
-                    f"In {source}, node {node.name or node.output[0]!r} ({node.op_type}) reads {name!r}, which is no graph "
-                    "input, no initializer and no other node's output: the edge dangles. The graph is incomplete."
-                )
         domain = "" if node.domain == "ai.onnx" else node.domain
         made = graph.add_node(
             node.op_type,
-            [graph.value(name) if name else None for name in node.input],
+            _operands(graph, node, source),
             [graph.value(name) if name else None for name in node.output],
             {attribute.name: _attribute(attribute) for attribute in node.attribute},
             name=node.name, domain=domain,
         )  # fmt: skip
-        while made.inputs and made.inputs[-1] is None:
-            made.inputs.pop()
-        made.doc, made.metadata, made.overload = (
-            node.doc_string,
-            _properties(node.metadata_props),
-            node.overload,
-        )
+        made.doc, made.metadata = node.doc_string, _properties(node.metadata_props)
+        made.overload = node.overload
+        for name in {name for body in made.subgraphs for name in body.captures}:
+            if not graph.has_value(name):
+                raise ModelError(_dangling(source, node, name))
+
+
+def _operands(graph: Graph, node: onnx.NodeProto, source: str) -> list[Value | None]:
+    values: list[Value | None] = []
+    for name in node.input:
+        if name and not graph.has_value(name):
+            raise ModelError(_dangling(source, node, name))
+        values.append(graph.value(name) if name else None)
+    while values and values[-1] is None:
+        values.pop()
+    return values
+
+
+def _dangling(source: str, node: onnx.NodeProto, name: str) -> str:
+    label = node.name or next(iter(node.output), "")
+    return (
+        f"In {source}, node {label!r} ({node.op_type}) reads {name!r}, which is no graph input, no initializer and no "
+        "other node's output: the edge dangles. The graph is incomplete."
+    )
 
 
 def _attribute(attribute: onnx.AttributeProto) -> Attribute:
@@ -178,7 +232,9 @@ def _attribute(attribute: onnx.AttributeProto) -> Attribute:
     if kind in simple:
         return helper.get_attribute_value(attribute)
     if kind in lists:
-        return list(helper.get_attribute_value(attribute))
+        items = list(helper.get_attribute_value(attribute))
+        if items or kind == onnx.AttributeProto.INTS:  # an empty list would not remember its kind
+            return items
     kept = onnx.AttributeProto()
     kept.CopyFrom(attribute)
     return kept
@@ -188,10 +244,8 @@ def _set_type(graph: Graph, info: onnx.ValueInfoProto) -> None:
     if not graph.has_value(info.name):
         return
     value = graph.value(info.name)
-    value.doc, value.metadata = (
-        value.doc or info.doc_string,
-        value.metadata or _properties(info.metadata_props),
-    )
+    value.doc = value.doc or info.doc_string
+    value.metadata = value.metadata or _properties(info.metadata_props)
     set_value_type(value, info.type)
 
 
@@ -217,7 +271,7 @@ def _shape(proto: onnx.TensorShapeProto) -> Shape:
     )
 
 
-def _properties(entries: RepeatedCompositeFieldContainer[onnx.StringStringEntryProto]) -> dict[str, str]:
+def _properties(entries: Iterable[onnx.StringStringEntryProto]) -> dict[str, str]:
     return {entry.key: entry.value for entry in entries}
 
 
@@ -227,67 +281,3 @@ def _dense(sparse: onnx.SparseTensorProto) -> NDArray[Any]:
     flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), tuple(sparse.dims))
     dense[flat] = values
     return dense.reshape(tuple(sparse.dims))
-
-
-# -- tensors ---------------------------------------------------------------------------------------------------
-
-_SUB_BYTE = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1} | {
-    getattr(onnx.TensorProto, name) for name in ("INT2", "UINT2") if hasattr(onnx.TensorProto, name)
-}
-
-
-def _location(tensor: onnx.TensorProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def _check_external(tensor: onnx.TensorProto, directory: Path | None, source: str) -> None:
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return
-    location = _location(tensor)
-    file = (directory or Path()) / location.get("location", "")
-    if not file.is_file():
-        raise ModelError(
-            f"{source} keeps the tensor {tensor.name!r} in the external data file {file}, which does not exist; "
-            "put the file next to the model, as it was when the model was saved."
-        )
-    if not file.resolve().is_relative_to((directory or Path()).resolve()):
-        raise ModelError(
-            f"{source} points outside its own folder for the tensor {tensor.name!r}: {file}; this is refused."
-        )
-
-
-def _array(tensor: onnx.TensorProto, directory: Path | None, source: str) -> NDArray[Any]:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return _external_array(tensor, directory or Path(), source)
-    try:
-        if tensor.HasField("raw_data") and tensor.data_type not in _SUB_BYTE:
-            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            return (
-                np.frombuffer(tensor.raw_data, dtype.newbyteorder("<") if dtype.isbuiltin == 1 else dtype)
-                .astype(dtype, copy=False)
-                .reshape(tuple(tensor.dims))
-            )
-        return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
-        raise ModelError(
-            f"In {source}, the tensor {tensor.name!r} does not fit its declared shape and type: {error}."
-        ) from error
-
-
-def _external_array(tensor: onnx.TensorProto, directory: Path, source: str) -> NDArray[Any]:
-    location = _location(tensor)
-    file, offset = directory / location["location"], int(location.get("offset", 0))
-    if tensor.data_type in _SUB_BYTE:
-        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(directory))
-        return numpy_helper.to_array(tensor)
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    shape: Iterable[int] = tuple(tensor.dims)
-    size = math.prod(shape) * dtype.itemsize
-    if offset + size > file.stat().st_size:
-        raise ModelError(
-            f"{source} expects {size} bytes of the tensor {tensor.name!r} at offset {offset} of {file}, but that file ends "
-            f"at {file.stat().st_size}: it is cut off. Copy or export the model again."
-        )
-    if not size:
-        return np.zeros(tuple(shape), dtype)
-    return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=tuple(shape))

@@ -56,7 +56,8 @@ def standard_opset(model: onnx.ModelProto) -> int:
             f"The model declares opset {versions[0]}, but the installed onnx {onnx.__version__} knows opsets 1 to {newest}; "
             "export it with an opset in that range."
         )
-    return versions[0]
+    declared: int = versions[0]
+    return declared
 
 
 def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
@@ -88,9 +89,10 @@ def _unchanged(graph: onnx.GraphProto, source: int, target: int) -> bool:
 
 def _since(op: str, opset: int) -> int | None:
     try:
-        return int(onnx.defs.get_schema(op, opset, "").since_version)
+        since: int = onnx.defs.get_schema(op, opset, "").since_version
     except onnx.defs.SchemaError:
         return None
+    return since
 
 
 def _convert(model: onnx.ModelProto, target: int) -> onnx.ModelProto:

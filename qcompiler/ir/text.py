@@ -61,9 +61,7 @@ def operand_text(value: Value, *, hashes: bool = False) -> str:
     if value.data is None:
         return value.name
     if value.data.size <= _INLINE_ELEMENTS:
-        elements = value.data.tolist()
-        text = f"@{np.dtype(value.data.dtype).name}:{_number_text(elements)}"
-        return text
+        return f"@{np.dtype(value.data.dtype).name}:{_number_text(value.data.tolist())}"
     digest = f"#{content_hash(value.data)}" if hashes else ""
     return f"@{value.name}:{type_text(value)}{digest}"
 
@@ -94,7 +92,8 @@ def shape_text(shape: Shape | None) -> str:
 def attribute_text(attribute: Attribute) -> str:
     """An attribute, short."""
     if isinstance(attribute, Subgraph):
-        return f"<body {attribute.proto.name}: {len(attribute.proto.node)} nodes>"
+        reads = f", reads {', '.join(attribute.captures)}" if attribute.captures else ""
+        return f"<body {attribute.proto.name}: {len(attribute.proto.node)} nodes{reads}>"
     if isinstance(attribute, onnx.AttributeProto):
         return f"<{onnx.AttributeProto.AttributeType.Name(attribute.type).lower()}>"
     if isinstance(attribute, np.ndarray):
