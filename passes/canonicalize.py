@@ -1,0 +1,99 @@
+"""One form per operation, so that every later pass and every kernel table has to know one only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from qcompiler.passes import (
+    _canonical_clip,
+    _canonical_layout,
+    _canonical_linear,
+    _canonical_noop,
+    _canonical_spatial,
+)
+
+from qcompiler.ir.facts import CANONICAL, SHAPES, Fact
+from qcompiler.ir.shapes import infer_shapes
+from qcompiler.pass_manager import Effect, Pass, PassContext, PassResult
+from qcompiler.rewrite import Rewrite, apply_rewrites
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qcompiler.ir.graph import Graph
+    from qcompiler.ir.node import Node
+
+_REWRITES: tuple[type[Rewrite], ...] = (
+    *_canonical_noop.RULES,
+    *_canonical_clip.RULES,
+    *_canonical_linear.RULES,
+    *_canonical_spatial.RULES,
+    *_canonical_layout.RULES,
+)
+_TYPED_CONSTANTS = {
+    "value_int": np.int64,
+    "value_ints": np.int64,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+}
+
+
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """Writes every operation in one form.
+
+    Constants are values, not nodes. What does nothing is gone. A linear layer over a matrix is
+    Gemm(x, w[N, K], b[N]); constants stand second; subtraction and exact division of constants are Add and Mul; bounds
+    are Clip with constant scalars, or Relu; padding is an attribute; attributes of convolutions and pooling are stated;
+    pooling over everything is global; flattening is Flatten(axis=1).
+    """
+
+    name: ClassVar[str] = "canonicalize"
+    effect: ClassVar[Effect] = Effect.EXACT
+    establishes: ClassVar[tuple[Fact[Any], ...]] = (SHAPES, CANONICAL)
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Applies the rewrites to a fixed point."""
+        moved = _constant_nodes_to_values(graph, context)
+        if SHAPES not in graph.facts:
+            infer_shapes(graph)
+        result = apply_rewrites(graph, [rewrite() for rewrite in _REWRITES], context)
+        result.count("turn Constant into value", moved)
+        if graph.remove_dead():
+            result.count("remove dead nodes")
+        graph.facts[CANONICAL] = True
+        return result
+
+
+def _constant_nodes_to_values(graph: Graph, context: PassContext) -> int:
+    moved = 0
+    for node in graph.nodes:
+        data = constant_data(node) if node.is_op("Constant") else None
+        if (
+            data is None
+            or not node.output.uses
+            or not context.allow(f"turn Constant into value at {node.name}")
+        ):
+            continue
+        output = node.output
+        name, kept = output.name, output.is_output
+        value = graph.add_constant(f"{name}_value", data)
+        graph.replace_uses(output, value, list(output.uses))
+        if not kept:
+            graph.remove(node)
+            graph.rename(value, name)
+        moved += 1
+    return moved
+
+
+def constant_data(node: Node) -> NDArray[Any] | None:
+    """The elements of a Constant node (Operator Constant-21), None for strings and sparse tensors."""
+    attribute = node.attributes.get("value")
+    if isinstance(attribute, np.ndarray):
+        return attribute
+    for name, dtype in _TYPED_CONSTANTS.items():
+        if name in node.attributes:
+            return np.asarray(node.attributes[name], dtype)
+    return None
