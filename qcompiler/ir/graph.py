@@ -415,6 +415,9 @@ class Graph:
             between = self.add_value(f"{old.name}_identity", new.dtype, new.shape)
             self.add_node("Identity", [new], [between], origin=[old.producer] if old.producer else [])
             new = between
+        if new.dtype is None and new.other_type is None:  # what a graph returns must have a type
+            new.dtype, new.other_type = old.dtype, old.other_type
+        new.shape = new.shape if new.shape is not None else old.shape
         name = old.name
         self._rename(old, self.unique_name(f"{name}_replaced"))
         self._rename(new, name)
@@ -569,5 +572,7 @@ def _cycle(stuck: set[Node]) -> list[str]:
     while node not in path:
         path[node] = None
         node = next(v.producer for _, v in node.operands() if v.producer is not None and v.producer in stuck)
-    names = [item.name for item in path]
-    return names[names.index(node.name) :][::-1]
+    nodes = list(path)
+    cycle = nodes[nodes.index(node) :][::-1]
+    first = cycle.index(min(cycle, key=lambda item: item.rank))
+    return [item.name for item in cycle[first:] + cycle[:first]]

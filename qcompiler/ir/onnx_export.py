@@ -94,6 +94,11 @@ def _structure(graph: Graph, *, inline: bool) -> onnx.ModelProto:
         ):
             proto.value_info.append(_value_info(value))
     composites = sorted({node.op for node in graph.topological() if node.domain == DOMAIN})
+    for node in proto.node if composites else ():
+        if node.domain == DOMAIN:  # inlining does not know defaults
+            given = {attribute.name for attribute in node.attribute}
+            defaults = composite(node.op_type).attribute_proto
+            node.attribute.extend(entry for entry in defaults if entry.name not in given)
     for op in composites:
         function = onnx.FunctionProto()
         function.CopyFrom(composite(op))

@@ -61,7 +61,8 @@ def operand_text(value: Value, *, hashes: bool = False) -> str:
     if value.data is None:
         return value.name
     if value.data.size <= _INLINE_ELEMENTS:
-        return f"@{np.dtype(value.data.dtype).name}:{_number_text(value.data.tolist())}"
+        double = value.data.dtype == np.float64
+        return f"@{np.dtype(value.data.dtype).name}:{_number_text(value.data.tolist(), double=double)}"
     digest = f"#{content_hash(value.data)}" if hashes else ""
     return f"@{value.name}:{type_text(value)}{digest}"
 
@@ -97,19 +98,19 @@ def attribute_text(attribute: Attribute) -> str:
     if isinstance(attribute, onnx.AttributeProto):
         return f"<{onnx.AttributeProto.AttributeType.Name(attribute.type).lower()}>"
     if isinstance(attribute, np.ndarray):
-        return (
-            _number_text(attribute.tolist())
-            if attribute.size <= _INLINE_ELEMENTS
-            else f"<{attribute.dtype}{list(attribute.shape)}>"
-        )
-    if isinstance(attribute, bytes):
-        return repr(attribute.decode(errors="replace"))
+        if attribute.size > _INLINE_ELEMENTS:
+            return f"<{attribute.dtype}{list(attribute.shape)}>"
+        return _number_text(attribute.tolist(), double=attribute.dtype == np.float64)
     return _number_text(attribute)
 
 
-def _number_text(item: Any) -> str:
+def _number_text(item: Any, *, double: bool = False) -> str:
+    """Numbers as short as they can be: floats have the digits that tell them from the next float32 (or float64)."""
     if isinstance(item, list | tuple):
-        return "[" + ",".join(_number_text(entry) for entry in item) + "]"
-    if isinstance(item, float):
-        return f"{item:.9g}"
+        return "[" + ",".join(_number_text(entry, double=double) for entry in item) + "]"
+    if isinstance(item, bytes):
+        return repr(item.decode(errors="replace"))
+    if isinstance(item, float) and not double:
+        with np.errstate(over="ignore"):
+            return str(np.float32(item))
     return repr(item)

@@ -35,7 +35,7 @@ def verify(graph: Graph) -> None:
                 f"Value {name!r} counts {value._outputs} uses as a graph output, not {returned[value]}."
             )
     names: set[str] = set()
-    for node in graph.topological():
+    for node in graph._nodes:
         if node.name in names:
             raise ModelError(f"Two nodes are named {node.name!r}; names must be unique in a graph.")
         names.add(node.name)
@@ -45,6 +45,7 @@ def verify(graph: Graph) -> None:
             raise ModelError(f"The graph returns {value.name!r}, which is not in it.")
         if value.is_input and value not in inputs:
             raise ModelError(f"The graph returns {value.name!r}, which nothing computes.")
+    graph.topological()  # at last: sorting relies on what was checked above
 
 
 def _verify_node(graph: Graph, node: Node, inputs: set[Value]) -> None:
