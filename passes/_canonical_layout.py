@@ -300,11 +300,64 @@ class NormalizeAxis(NodeRule):
         return axis + rank if axis < 0 else axis
 
 
+class MergeSlices(NodeRule):
+    """Two Slices of different axes in a row become one."""
+
+    name = "merge Slices"
+    patterns = ("Slice",)
+
+    def applies(self, node: Node) -> bool:
+        """Wants both windows constant and the earlier Slice for itself."""
+        source = node.input(0)
+        if (
+            source is None
+            or source.only_use is None
+            or source.producer is None
+            or not source.producer.is_op("Slice")
+        ):
+            return False
+        inner, outer = self._windows(source.producer), self._windows(node)
+        return inner is not None and outer is not None and not set(inner) & set(outer)
+
+    def apply(self, graph: Graph, node: Node) -> Value:
+        """Builds the Slice of all axes."""
+        source = node.inputs[0]
+        assert source is not None
+        first = source.producer
+        assert first is not None
+        windows = {**(self._windows(first) or {}), **(self._windows(node) or {})}
+        axes = sorted(windows)
+        columns = [*zip(*(windows[axis] for axis in axes), strict=True)]
+        operands = [
+            graph.add_constant(f"{node.output.name}_{name}", np.asarray(column, np.int64))
+            for name, column in zip(
+                ("starts", "ends", "axes", "steps"), (*columns[:2], axes, columns[2]), strict=True
+            )
+        ]
+        made = graph.add_node("Slice", [first.inputs[0], *operands])
+        inherit(made, first)
+        return made.output
+
+    @staticmethod
+    def _windows(node: Node) -> dict[int, tuple[int, int, int]] | None:
+        """Axis, from the front, to (start, end, step)."""
+        source, starts, ends = node.input(0), integers(node, 1), integers(node, 2)
+        if source is None or starts is None or ends is None:
+            return None
+        axes = list(range(len(starts))) if node.input(3) is None else integers(node, 3)
+        steps = [1] * len(starts) if node.input(4) is None else integers(node, 4)
+        if axes is None or steps is None or (min(axes, default=0) < 0 and source.rank is None):
+            return None
+        axes = [axis + (source.rank or 0) if axis < 0 else axis for axis in axes]
+        return dict(zip(axes, zip(starts, ends, steps, strict=True), strict=True))
+
+
 RULES: tuple[type[Rewrite], ...] = (
     MergeTransposes,
     RemoveView,
     MergeViews,
     ViewToFlatten,
+    MergeSlices,
     OldSoftmax,
     NormalizeAxis,
 )

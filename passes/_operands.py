@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 
     from qcompiler.ir.node import Dim, Node, Shape, Value
 
-_PLACEHOLDERS = frozenset({"", "?", "none", "unk", "unknown", "dynamic", "-1", "*"})
+PLACEHOLDERS = frozenset({"", "?", "none", "unk", "unknown", "dynamic", "-1", "*"})
 """Names that exporters give to every size they do not know; two of them need not be equal."""
+
+_TYPED_CONSTANTS = {
+    "value_int": np.int64,
+    "value_ints": np.int64,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+}
 
 
 def is_float(value: Value | None) -> bool:
@@ -45,7 +52,7 @@ def scalar(data: NDArray[Any] | None) -> float | None:
 def same_dim(first: Dim, second: Dim) -> bool:
     """Whether two sizes are certainly equal: the same number, or the same symbol that is no placeholder."""
     if isinstance(first, str):
-        return first == second and first.lower() not in _PLACEHOLDERS
+        return first == second and first.lower() not in PLACEHOLDERS
     return first is not None and first == second
 
 
@@ -120,3 +127,14 @@ def readers(value: Value) -> str:
     """The nodes that read a value, for messages."""
     names = [node.name for node in value.consumers[:3]]
     return ", ".join(names) + (", ..." if len(value.consumers) > 3 else "")
+
+
+def constant_node_data(node: Node) -> NDArray[Any] | None:
+    """The elements of a Constant node (Operator Constant-21), None for strings and sparse tensors."""
+    attribute = node.attributes.get("value")
+    if isinstance(attribute, np.ndarray):
+        return attribute
+    for name, dtype in _TYPED_CONSTANTS.items():
+        if name in node.attributes:
+            return np.asarray(node.attributes[name], dtype)
+    return None

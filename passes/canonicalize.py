@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from qcompiler.passes import (
     _canonical_clip,
     _canonical_layout,
@@ -13,6 +12,7 @@ from qcompiler.passes import (
     _canonical_noop,
     _canonical_spatial,
 )
+from qcompiler.passes._operands import constant_node_data
 
 from qcompiler.ir.facts import CANONICAL, SHAPES, Fact
 from qcompiler.ir.shapes import infer_shapes
@@ -20,10 +20,7 @@ from qcompiler.pass_manager import Effect, Pass, PassContext, PassResult
 from qcompiler.rewrite import Rewrite, apply_rewrites
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from qcompiler.ir.graph import Graph
-    from qcompiler.ir.node import Node
 
 _REWRITES: tuple[type[Rewrite], ...] = (
     *_canonical_noop.RULES,
@@ -32,12 +29,6 @@ _REWRITES: tuple[type[Rewrite], ...] = (
     *_canonical_spatial.RULES,
     *_canonical_layout.RULES,
 )
-_TYPED_CONSTANTS = {
-    "value_int": np.int64,
-    "value_ints": np.int64,
-    "value_float": np.float32,
-    "value_floats": np.float32,
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class Canonicalize(Pass):
 def _constant_nodes_to_values(graph: Graph, context: PassContext) -> int:
     moved = 0
     for node in graph.nodes:
-        data = constant_data(node) if node.is_op("Constant") else None
+        data = constant_node_data(node) if node.is_op("Constant") else None
         if (
             data is None
             or not node.output.uses
@@ -86,14 +77,3 @@ def _constant_nodes_to_values(graph: Graph, context: PassContext) -> int:
             graph.rename(value, name)
         moved += 1
     return moved
-
-
-def constant_data(node: Node) -> NDArray[Any] | None:
-    """The elements of a Constant node (Operator Constant-21), None for strings and sparse tensors."""
-    attribute = node.attributes.get("value")
-    if isinstance(attribute, np.ndarray):
-        return attribute
-    for name, dtype in _TYPED_CONSTANTS.items():
-        if name in node.attributes:
-            return np.asarray(node.attributes[name], dtype)
-    return None
