@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -160,8 +161,8 @@ def open_npy(path: Path) -> StoredArray:
     return stored
 
 
-def open_npz(path: Path) -> dict[str, StoredArray]:
-    """The arrays of an .npz file by name; only their headers are read.
+def open_npz(path: Path, *, skip: Collection[str] = ()) -> dict[str, StoredArray]:
+    """The arrays of an .npz file by name, members in `skip` left out; only their headers are read.
 
     Raises:
         DataError: The file is missing, no zip file, cut off, or has a member that is no array.
@@ -171,7 +172,7 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
     arrays: dict[str, StoredArray] = {}
     with _errors(path), zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
-            if member.endswith("/"):
+            if member.endswith("/") or member in skip:
                 continue
             with archive.open(member) as stream:
                 arrays[member.removesuffix(".npy")] = _stored(_read_header(stream), path, member)

@@ -1,0 +1,71 @@
+"""Which values cannot be negative, as far as the operators tell: their minimum need not be computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qcompiler.ir.graph import Graph
+    from qcompiler.ir.node import Node, Value
+
+_NOT_NEGATIVE = {
+    "Relu",
+    "Sigmoid",
+    "HardSigmoid",
+    "Softmax",
+    "Softplus",
+    "Abs",
+    "Exp",
+    "Sqrt",
+    "ReduceL1",
+    "ReduceL2",
+}
+_KEEP_SIGN = {
+    "Add", "AveragePool", "Concat", "Expand", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Max",
+    "MaxPool", "Min", "Mul", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Split", "Squeeze", "Sum",
+    "Transpose", "Unsqueeze",
+}  # fmt: skip
+_DATA_ONLY = {
+    "Expand",
+    "Gather",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceSum",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Unsqueeze",
+}
+
+
+def not_negative(graph: Graph) -> set[Value]:
+    """The values that cannot hold a negative number, as far as the operators tell."""
+    found = {value for value in graph.constants if value.dtype is not None and _constant_not_negative(value)}
+    for node in graph.topological():
+        if _keeps_sign(node, found):
+            found.update(value for value in node.outputs if value is not None)
+    return found
+
+
+def _constant_not_negative(value: Value) -> bool:
+    return (
+        value.data is not None
+        and value.data.dtype.kind in "fiu"
+        and value.data.size <= 4096
+        and bool((value.data >= 0).all())
+    )
+
+
+def _keeps_sign(node: Node, known: set[Value]) -> bool:
+    if node.domain:
+        return False
+    if node.op in _NOT_NEGATIVE:
+        return True
+    if node.op == "Clip":
+        low = node.input(1)
+        return low is not None and low in known
+    if node.op not in _KEEP_SIGN:
+        return False
+    operands = node.inputs[:1] if node.op in _DATA_ONLY else node.inputs
+    return all(value is None or value in known for value in operands)
