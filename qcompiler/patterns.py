@@ -200,6 +200,17 @@ class Pattern:
                 return found
         return attempt.miss or Miss(0, f"{anchor.op} is not {self.steps[0].call}", anchor.name)
 
+    def matches(self, anchor: Node) -> list[Match | Miss]:
+        """Every match at a node: the longest first, then those that leave out optional steps; or one miss."""
+        attempt = _Attempt()
+        found: dict[tuple[Node, ...], Match] = {}
+        for state in attempt.call(self.steps[0].call, anchor, _State(), None):
+            for match in self._follow(attempt, state, anchor, 1, ()):
+                found.setdefault(match.nodes, match)
+        if found:
+            return list(found.values())
+        return [attempt.miss or Miss(0, f"{anchor.op} is not {self.steps[0].call}", anchor.name)]
+
     def _follow(
         self, attempt: _Attempt, state: _State, current: Node, position: int, stopped: tuple[str, ...]
     ) -> Iterator[Match]:
@@ -301,14 +312,18 @@ class _Attempt:
             self.note(state, f"{node.op} has {len(node.inputs)} operands, not {len(call.operands)}", node)
             return
         values: list[Value | None] = [node.input(slot) for slot in range(len(call.operands))]
-        slots = list(range(len(values)))
-        orders = [slots]
+        orders = [list(range(len(values)))]
         if ops.info(node).commutative and len(values) == 2:
-            orders.append(slots[::-1])
-        for order in orders:
-            yield from self._operands(
-                call.operands, [(slot, values[slot]) for slot in order], node, state, previous
-            )
+            orders.append([1, 0])
+            orders.sort(key=lambda order: -_likeness(call.operands or (), order, values, previous))
+        likely: Miss | None = None
+        for number, order in enumerate(orders):
+            pairs = [(slot, values[slot]) for slot in order]
+            yield from self._operands(call.operands, pairs, node, state, previous)
+            if number == 0:
+                likely = self.miss
+        if likely is not None and self.miss is not None and self.miss.matched <= likely.matched:
+            self.miss = likely  # why the likely order fails is the reason to tell
 
     def _operands(
         self,
@@ -361,6 +376,22 @@ class _Attempt:
             state = state.fork()
             state.values[wanted.name] = value
         yield state
+
+
+def _likeness(
+    wanted: tuple[Operand, ...], order: list[int], values: list[Value | None], previous: int | None
+) -> int:
+    """How many operands of a call look like the values that this order gives them."""
+    count = 0
+    for operand, slot in zip(wanted, order, strict=True):
+        value = values[slot]
+        if operand.is_previous:
+            count += slot == previous
+        elif value is not None and (operand.constant or operand.number is not None):
+            count += value.is_constant
+        elif value is not None and operand.call is not None:
+            count += value.producer is not None and value.producer.op in _plain(operand.call.ops)
+    return count
 
 
 def _refusal(wanted: Operand, value: Value, state: _State) -> str:

@@ -21,7 +21,9 @@ class NetworkBuilder:
     def constant(self, hint: str, *shape: int) -> Value:
         return self.graph.add_constant(hint, (self.rng.standard_normal(shape) * 0.3).astype(np.float32))
 
-    def apply(self, op: str, inputs: list[Value | None], shape: tuple[int | str, ...], **attributes: object) -> Value:
+    def apply(
+        self, op: str, inputs: list[Value | None], shape: tuple[int | str, ...], **attributes: object
+    ) -> Value:
         out = self.graph.add_value(op.lower(), np.float32, shape)
         return self.graph.add_node(op, inputs, [out], attributes).output
 
@@ -35,7 +37,9 @@ class NetworkBuilder:
         channels = _channels(x)
         parameters = [self.constant(name, channels) for name in ("scale", "offset", "mean")]
         variance = self.graph.add_constant("var", self.rng.uniform(0.5, 2.0, channels).astype(np.float32))
-        return self.apply("BatchNormalization", [x, *parameters, variance], ("batch", channels, 8, 8), epsilon=1e-5)
+        return self.apply(
+            "BatchNormalization", [x, *parameters, variance], ("batch", channels, 8, 8), epsilon=1e-5
+        )
 
     def same(self, op: str, *inputs: Value | None, **attributes: object) -> Value:
         assert inputs[0] is not None
@@ -44,7 +48,9 @@ class NetworkBuilder:
     def gemm(self, x: Value, features: int) -> Value:
         flat = self.apply("Flatten", [x], ("batch", _channels(x) * 64))
         weight = self.constant("weight", features, _channels(x) * 64)
-        return self.apply("Gemm", [flat, weight, self.constant("bias", features)], ("batch", features), transB=1)
+        return self.apply(
+            "Gemm", [flat, weight, self.constant("bias", features)], ("batch", features), transB=1
+        )
 
 
 def _channels(x: Value) -> int:
@@ -65,7 +71,9 @@ def networks(draw: st.DrawFn, max_steps: int = 12) -> Graph:
     for step in draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=max_steps)):
         x = values[draw(st.integers(0, len(values) - 1))]
         if step == "conv":
-            out = build.conv(x, draw(st.integers(1, 6)), draw(st.sampled_from((1, 3))), bias=draw(st.booleans()))
+            out = build.conv(
+                x, draw(st.integers(1, 6)), draw(st.sampled_from((1, 3))), bias=draw(st.booleans())
+            )
         elif step == "bn":
             out = build.bn(x)
         elif step == "relu":
@@ -85,7 +93,9 @@ def networks(draw: st.DrawFn, max_steps: int = 12) -> Graph:
             other = values[draw(st.integers(0, len(values) - 1))]
             out = build.apply("Concat", [x, other], ("batch", _channels(x) + _channels(other), 8, 8), axis=1)
         values.append(out)
-    outputs = draw(st.lists(st.sampled_from(values[1:]), min_size=1, max_size=3, unique_by=lambda value: value.name))
+    outputs = draw(
+        st.lists(st.sampled_from(values[1:]), min_size=1, max_size=3, unique_by=lambda value: value.name)
+    )
     if draw(st.booleans()):
         outputs = [*outputs, build.gemm(values[-1], draw(st.integers(1, 5)))]
     graph.set_outputs(outputs)
@@ -97,8 +107,8 @@ def feeds(graph: Graph, batch: int = 2, seed: int = 0) -> dict[str, np.ndarray]:
     """Standard normal inputs for a network of this module."""
     rng = np.random.default_rng(seed)
     return {
-        value.name: rng.standard_normal([dim if isinstance(dim, int) else batch for dim in value.shape or ()]).astype(
-            np.float32
-        )
+        value.name: rng.standard_normal(
+            [dim if isinstance(dim, int) else batch for dim in value.shape or ()]
+        ).astype(np.float32)
         for value in graph.inputs
     }

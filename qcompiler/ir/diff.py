@@ -88,6 +88,8 @@ def _same(first: Attribute, second: Attribute) -> bool:
         )
     if isinstance(first, list) and isinstance(second, list):
         return len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, float) and isinstance(second, float):
+        return bool(np.float32(first) == np.float32(second))  # a file keeps no more
     return bool(first == second)
 
 

@@ -60,7 +60,7 @@ def operand_text(value: Value, *, hashes: bool = False) -> str:
     """A value as an operand: its name, or a constant with its type or elements."""
     if value.data is None:
         return value.name
-    if value.data.size <= _INLINE_ELEMENTS:
+    if 0 < value.data.size <= _INLINE_ELEMENTS:
         double = value.data.dtype == np.float64
         return f"@{np.dtype(value.data.dtype).name}:{_number_text(value.data.tolist(), double=double)}"
     digest = f"#{content_hash(value.data)}" if hashes else ""

@@ -18,17 +18,26 @@ def residual_network(nodes: int) -> Graph:
     shape = ("batch", _CHANNELS, _SIZE, _SIZE)
 
     def layer(op: str, name: str, inputs: list[Value], **attributes: object) -> Value:
-        return graph.add_node(op, inputs, [graph.add_value(name, np.float32, shape)], attributes, name=name).output
+        return graph.add_node(
+            op, inputs, [graph.add_value(name, np.float32, shape)], attributes, name=name
+        ).output
 
     def convolution(name: str, x: Value) -> Value:
         weight = (rng.standard_normal((_CHANNELS, _CHANNELS, 3, 3)) * 0.1).astype(np.float32)
         return layer(
-            "Conv", name, [x, graph.add_constant(f"{name}.weight", weight)], pads=[1, 1, 1, 1], kernel_shape=[3, 3]
+            "Conv",
+            name,
+            [x, graph.add_constant(f"{name}.weight", weight)],
+            pads=[1, 1, 1, 1],
+            kernel_shape=[3, 3],
         )
 
     def normalization(name: str, x: Value) -> Value:
         kinds = (("scale", 0.8), ("bias", 0.1), ("mean", 0.0), ("var", 1.0))
-        parameters = [graph.add_constant(f"{name}.{kind}", np.full(_CHANNELS, number, np.float32)) for kind, number in kinds]
+        parameters = [
+            graph.add_constant(f"{name}.{kind}", np.full(_CHANNELS, number, np.float32))
+            for kind, number in kinds
+        ]
         return layer("BatchNormalization", name, [x, *parameters], epsilon=1e-5)
 
     x = graph.add_input("image", np.float32, shape)

@@ -104,7 +104,11 @@ def test_origins_go_through_deriving_and_near() -> None:
     assert node.origin == ("Relu", "Tanh")
     assert inner.origin == ("Neg",)
     assert graph.add_node("Abs", [graph.value("x")], name="own").origin == ("own",)
-    assert graph.add_node("Abs", [graph.value("x")], origin=[node, "extra"]).origin == ("Relu", "Tanh", "extra")
+    assert graph.add_node("Abs", [graph.value("x")], origin=[node, "extra"]).origin == (
+        "Relu",
+        "Tanh",
+        "extra",
+    )
 
 
 # -- order ---------------------------------------------------------------------------------------------------
@@ -338,7 +342,10 @@ def test_replacing_a_captured_value(flag: bool) -> None:
     graph.replace_uses(graph.value("doubled"), new)
     graph.remove_dead()
     graph.verify()
-    assert [value.name for value in node.captures] == ["doubled", "w"]  # the output's name went to the new value
+    assert [value.name for value in node.captures] == [
+        "doubled",
+        "w",
+    ]  # the output's name went to the new value
     assert ops_of(graph) == ["Neg", "If"]
     y, doubled = run(graph, x=x, flag=np.array(flag))
     np.testing.assert_array_equal(doubled, -x)
@@ -419,7 +426,9 @@ def test_copy_is_equal_and_independent() -> None:
     graph.metadata["key"], graph.graph_doc, graph.model_version = "value", "doc", 3
     graph.node("Add:doubled").metadata["a"] = "b"
     twin = graph.copy()
-    assert to_onnx(twin).SerializeToString(deterministic=True) == to_onnx(graph).SerializeToString(deterministic=True)
+    assert to_onnx(twin).SerializeToString(deterministic=True) == to_onnx(graph).SerializeToString(
+        deterministic=True
+    )
     assert [node.origin for node in twin.nodes] == [node.origin for node in graph.nodes]
     assert twin.value("w").data is graph.value("w").data
     assert not twin.journal
@@ -448,7 +457,9 @@ def test_random_edits_keep_the_invariants(graph: Graph, data: st.DataObject) -> 
             if operand.shape == node.output.shape and len(node.outputs) == 1:
                 twin.replace_node(node, operand)
         elif edit == "identity":
-            twin.replace_node(node, twin.add_node(node.op, node.inputs, 1, node.attributes, origin=[node]).output)
+            twin.replace_node(
+                node, twin.add_node(node.op, node.inputs, 1, node.attributes, origin=[node]).output
+            )
         else:
             twin.remove_dead()
         twin.verify()
