@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -161,8 +163,7 @@ class Pass:
     @classmethod
     def options(cls) -> dict[str, tuple[Any, Any]]:
         """Option name to (type, default); `dataclasses.MISSING` where there is no default."""
-        hints = typing.get_type_hints(cls)
-        return {entry.name: (hints[entry.name], _default(entry)) for entry in dataclasses.fields(cls)}
+        return {entry.name: (_type(cls, entry), _default(entry)) for entry in dataclasses.fields(cls)}
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -197,6 +198,13 @@ class Pass:
 def _default(entry: dataclasses.Field[Any]) -> Any:
     factory = entry.default_factory
     return entry.default if factory is dataclasses.MISSING else factory()
+
+
+def _type(cls: type, entry: dataclasses.Field[Any]) -> Any:
+    """A field's type. Only fields are resolved: other annotations may name what is imported for type checkers alone."""
+    owner = next(base for base in cls.__mro__ if entry.name in inspect.get_annotations(base))
+    holder = types.SimpleNamespace(__annotations__={entry.name: entry.type})
+    return typing.get_type_hints(holder, vars(sys.modules[owner.__module__]))[entry.name]
 
 
 _BARE = re.compile(r"[\w./:@~-]+")

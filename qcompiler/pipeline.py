@@ -140,8 +140,9 @@ class Pipeline:
                 if fact.name not in facts:
                     raise PassError(self._missing(entry, fact.name, fact.meaning, dropped))
             for fact in entry.invalidates:
-                facts.discard(fact.name)
-                dropped[fact.name] = entry.name
+                if fact.name in facts:
+                    facts.discard(fact.name)
+                    dropped[fact.name] = entry.name
             facts.update(fact.name for fact in entry.establishes)
 
     def _missing(self, entry: Pass, fact: str, meaning: str, dropped: dict[str, str]) -> str:
