@@ -219,6 +219,8 @@ def _option_text(item: Any) -> str:
         return "true" if item else "false"
     if isinstance(item, tuple):
         return "+".join(_option_text(entry) for entry in item)
+    if isinstance(item, enum.Enum):
+        item = item.value
     if isinstance(item, float):
         return repr(item).replace("e+", "e")
     text = str(item)

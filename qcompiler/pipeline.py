@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcompiler.errors import ModelError, OptionError, PassError, suggest
 from qcompiler.ir.diff import diff_graphs
+from qcompiler.ir.facts import EVERYTHING
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.text import to_text
 from qcompiler.pass_manager import Diagnostic, Effect, Pass, PassContext, split_outside_quotes
@@ -139,10 +140,11 @@ class Pipeline:
             for fact in entry.requires:
                 if fact.name not in facts:
                     raise PassError(self._missing(entry, fact.name, fact.meaning, dropped))
-            for fact in entry.invalidates:
-                if fact.name in facts:
-                    facts.discard(fact.name)
-                    dropped[fact.name] = entry.name
+            lost = {fact.name for fact in entry.invalidates} & facts
+            if EVERYTHING in entry.invalidates:
+                lost = set(facts)
+            facts -= lost
+            dropped.update(dict.fromkeys(lost, entry.name))
             facts.update(fact.name for fact in entry.establishes)
 
     def _missing(self, entry: Pass, fact: str, meaning: str, dropped: dict[str, str]) -> str:
@@ -186,7 +188,9 @@ def _run_one(graph: Graph, entry: Pass, context: PassContext, checks: Checks, nu
     edits = tuple(graph.journal)
     _verify(graph, entry, edits)
     for fact in entry.invalidates:
-        if fact not in entry.establishes:
+        if fact is EVERYTHING:
+            graph.facts.clear()
+        elif fact not in entry.establishes:
             graph.facts.discard(fact)
     absent = [fact.name for fact in entry.establishes if fact not in graph.facts]
     if absent:

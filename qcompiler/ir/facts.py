@@ -45,11 +45,16 @@ class FactStore:
         """Drops the fact, if it holds."""
         self._facts.pop(fact.name, None)
 
+    def clear(self) -> None:
+        """Drops all facts."""
+        self._facts.clear()
+
     def names(self) -> list[str]:
         """The names of the facts that hold, sorted."""
         return sorted(self._facts)
 
 
+EVERYTHING = Fact[object]("everything", "all facts at once; only to be invalidated")
 SHAPES = Fact[bool]("shapes", "every value has the dtype and shape that inference can give it")
 CANONICAL = Fact[bool]("canonical", "one form per operation: see the canonicalize pass")
 QDQ = Fact[bool]("qdq", "the plan stands in the graph as QuantizeLinear/DequantizeLinear")

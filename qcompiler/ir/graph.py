@@ -21,6 +21,8 @@ from qcompiler.ir.facts import FactStore
 from qcompiler.ir.node import Attribute, Node, Shape, Subgraph, Use, Value
 
 if TYPE_CHECKING:
+    import networkx
+    import onnx_graphsurgeon as gs
     from numpy.typing import NDArray
 
 OPSET = 21
@@ -537,6 +539,36 @@ class Graph:
 
     def _twins(self, values: Iterable[Value | None]) -> list[Value | None]:
         return [None if value is None else self._values[value.name] for value in values]
+
+    def become(self, other: Graph) -> None:
+        """Takes over all that another graph holds, which must not be used afterwards. The facts stay as they are."""
+        facts, journal = self.facts, self.journal
+        vars(self).update(vars(other))
+        self.facts, self.journal = facts, journal
+        for node in self._nodes:
+            node.graph = self
+        for value in self._values.values():
+            value.graph = self
+        self._record("become", self.name, f"{len(self._nodes)} nodes")
+
+    def to_graphsurgeon(self) -> gs.Graph:
+        """The graph for onnx-graphsurgeon; see `qcompiler.ir.bridges`."""
+        from qcompiler.ir.bridges import to_graphsurgeon
+
+        return to_graphsurgeon(self)
+
+    @classmethod
+    def from_graphsurgeon(cls, surgical: gs.Graph, like: Graph | None = None) -> Graph:
+        """The graph of onnx-graphsurgeon as ours; see `qcompiler.ir.bridges`."""
+        from qcompiler.ir.bridges import from_graphsurgeon
+
+        return from_graphsurgeon(surgical, like)
+
+    def to_networkx(self, *, ends: bool = False) -> networkx.DiGraph:
+        """A snapshot for graph analyses; see `qcompiler.ir.bridges`."""
+        from qcompiler.ir.bridges import to_networkx
+
+        return to_networkx(self, ends=ends)
 
     def verify(self) -> None:
         """Checks the invariants; see `qcompiler.ir.verify`.
