@@ -45,14 +45,18 @@ class Histogram:
             rows: The row of each number, broadcastable to their shape; None for row 0.
         """
         codes = codes_of(numbers)
-        if rows is None:
+        if (
+            rows is None and codes.size > _CODES // 16
+        ):  # fewer are sorted sooner than all bins are gone through
             return _dense(np.bincount(codes.ravel(), minlength=_CODES))
-        keys, counts = np.unique((rows << np.uint32(16)) | codes, return_counts=True)
+        if rows is not None:
+            codes = (rows << np.uint32(16)) | codes
+        keys, counts = np.unique(codes, return_counts=True)
         return _finite(keys, counts)
 
     def __add__(self, other: Histogram) -> Histogram:
-        if not len(self.keys):
-            return other
+        if not len(self.keys) or not len(other.keys):
+            return other if len(other.keys) else self
         keys = np.concatenate([self.keys, other.keys])
         keys, index = np.unique(keys, return_inverse=True)
         counts = np.zeros(len(keys), np.int64)
@@ -73,7 +77,9 @@ class Histogram:
         """Row 0 as (lower edges, upper edges, counts), ascending by value."""
         codes = self.keys & np.uint32(0xFFFF)
         near = (codes << np.uint32(16)).view(np.float32).astype(np.float64)
-        far = ((codes << np.uint32(16)) | np.uint32(0xFFFF)).view(np.float32).astype(np.float64)
+        far = near + np.copysign(
+            np.exp2(np.maximum(codes >> np.uint32(7) & np.uint32(0xFF), 1) - 134.0), near
+        )
         order = np.argsort(near + far, kind="stable")
         return np.minimum(near, far)[order], np.maximum(near, far)[order], self.counts[order]
 

@@ -66,6 +66,8 @@ class Session:
         options.log_severity_level = _SILENT
         level = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        # Taps run when what they read is fresh, which keeps it in the cache and frees it soon.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         if threads is not None:
             options.intra_op_num_threads = threads
         self._session = _open(graph if outputs is None else tapped(graph, outputs), options)
