@@ -112,8 +112,8 @@ def linear_layer(node: Node, *, weight_changes: bool = True) -> Linear | str:
     if weight.dtype.kind != "f":
         return f"the weight of {node.name} is of type {weight.dtype}"
     if weight_changes and not is_unshared(value):
-        others = ", ".join(other.name for other in value.consumers if other is not node)
-        return f"the weight {value.name!r} of {node.name} is also read by {others or 'another operand or the graph output'}"
+        others = readers(value, but=node) or "another operand or the graph output"
+        return f"the weight {value.name!r} of {node.name} is also read by {others}"
     source = node.inputs[0]
     rank = weight.ndim
     if node.op == "MatMul":

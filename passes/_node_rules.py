@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.rewrite import Rewrite
+from qcompiler.rewrite import Rewrite, prune
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,8 +22,16 @@ class NodeRule(Rewrite):
         return None if self.applies(match.anchor) else ""
 
     def replace(self, graph: Graph, match: Match) -> Value | None:
-        """See `apply`."""
-        return self.apply(graph, match.anchor)
+        """See `apply`. What fed the node and is not needed any more goes: a dead reader would keep values shared."""
+        fed = [
+            value.producer
+            for value in match.anchor.inputs
+            if value is not None and value.producer is not None
+        ]
+        result = self.apply(graph, match.anchor)
+        for node in fed:
+            prune(graph, node)
+        return result
 
     def applies(self, node: Node) -> bool:
         """Whether to change the node; must not cost much, most nodes are none of the rule's business."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -123,10 +124,11 @@ def is_unshared(value: Value | None) -> bool:
     return value is not None and value.only_use is not None
 
 
-def readers(value: Value) -> str:
-    """The nodes that read a value, for messages."""
-    names = [node.name for node in value.consumers[:3]]
-    return ", ".join(names) + (", ..." if len(value.consumers) > 3 else "")
+def readers(value: Value, but: Node | None = None) -> str:
+    """Up to three of the nodes that read a value, for messages."""
+    others = (use.node.name for use in value.uses if use.node is not but)
+    names = list(itertools.islice(dict.fromkeys(itertools.islice(others, 8)), 4))
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def constant_node_data(node: Node) -> NDArray[Any] | None:

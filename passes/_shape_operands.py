@@ -70,9 +70,16 @@ def _resize_sizes(node: Node, elements: list[int | Size], tracker: SizeTracker) 
         return None
     if node.attributes.get("keep_aspect_ratio_policy", b"stretch") not in (b"stretch", "stretch"):
         return None
-    own = all(isinstance(item, int) or size_of(source, axis) == item for axis, item in enumerate(elements))
-    sizes = [item for item in elements if isinstance(item, int)]
-    return sizes if own and sizes else None
+    kept = resized_axes(node, elements)
+    sizes = [item for axis, item in enumerate(elements) if axis in kept and isinstance(item, int)]
+    return sizes if sizes and len(sizes) == len(kept) else None
+
+
+def resized_axes(node: Node, elements: list[int | Size]) -> list[int]:
+    """The axes that a Resize gives another size."""
+    source = node.inputs[0]
+    assert source is not None
+    return [axis for axis, item in enumerate(elements) if size_of(source, axis) != item]
 
 
 USERS: dict[str, tuple[int, Callable[[Node, list[int | Size], SizeTracker], list[int] | None]]] = {

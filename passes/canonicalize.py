@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qcompiler.passes import (
+    _canonical_axes,
     _canonical_clip,
     _canonical_layout,
     _canonical_linear,
@@ -21,6 +22,7 @@ from qcompiler.rewrite import Rewrite, apply_rewrites
 
 if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph
+    from qcompiler.ir.node import Value
 
 _REWRITES: tuple[type[Rewrite], ...] = (
     *_canonical_noop.RULES,
@@ -28,6 +30,7 @@ _REWRITES: tuple[type[Rewrite], ...] = (
     *_canonical_linear.RULES,
     *_canonical_spatial.RULES,
     *_canonical_layout.RULES,
+    *_canonical_axes.RULES,
 )
 
 
@@ -47,15 +50,26 @@ class Canonicalize(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Applies the rewrites to a fixed point."""
-        moved = _constant_nodes_to_values(graph, context)
+        result = PassResult()
+        result.count("turn Constant into value", _constant_nodes_to_values(graph, context))
         if SHAPES not in graph.facts:
             infer_shapes(graph)
-        result = apply_rewrites(graph, [rewrite() for rewrite in _REWRITES], context)
-        result.count("turn Constant into value", moved)
+        while True:
+            found = apply_rewrites(graph, [rewrite() for rewrite in _REWRITES], context)
+            for kind, number in found.counts.items():
+                result.count(kind, number)
+            if not found.changed or not any(_is_open(value) for value in graph.values):
+                break
+            infer_shapes(graph)  # a simpler graph may tell inference more
+        result.diagnostics += found.diagnostics
         if graph.remove_dead():
             result.count("remove dead nodes")
         graph.facts[CANONICAL] = True
         return result
+
+
+def _is_open(value: Value) -> bool:
+    return value.shape is None or None in value.shape or (value.dtype is None and value.other_type is None)
 
 
 def _constant_nodes_to_values(graph: Graph, context: PassContext) -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from qcompiler.passes._operands import constant_node_data, element_count
-from qcompiler.passes._shape_operands import OPERAND_NAMES, USERS
-from qcompiler.passes._sizes import Size, SizeTracker, exact
+from qcompiler.passes._shape_operands import OPERAND_NAMES, USERS, resized_axes
+from qcompiler.passes._sizes import SizeTracker, exact
 
 from qcompiler import ops
 from qcompiler.errors import ModelError
@@ -125,9 +125,7 @@ class _Run:
         if sizes is None or not self.context.allow(f"fix the shape operand of {node.name}"):
             return
         if node.op == "Resize":
-            self.graph.set_attribute(
-                node, "axes", [axis for axis, item in enumerate(elements) if not isinstance(item, Size)]
-            )
+            self.graph.set_attribute(node, "axes", resized_axes(node, list(elements)))
         self.graph.set_input(
             node,
             slot,

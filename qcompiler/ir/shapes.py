@@ -31,7 +31,8 @@ def infer_shapes(graph: Graph) -> None:
     del model.graph.value_info[:]
     model.graph.value_info.extend(kept)
     for info in model.graph.output:
-        if info.name not in told and info.type.HasField("tensor_type"):
+        computed = graph.value(info.name).producer is not None
+        if computed and info.name not in told and info.type.HasField("tensor_type"):
             info.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     for info in [*inferred.graph.value_info, *inferred.graph.output]:
