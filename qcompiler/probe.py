@@ -53,7 +53,7 @@ class Probe:
         if enforce and not error <= limit:
             raise PassError(
                 f"The pass {entry.name} declares its effect as {entry.effect.value}, but on the probe inputs it changed the output "
-                f"{name!r} by {error:.3g} of its largest magnitude (allowed: {limit:g}). `qcompiler bisect` finds the rewrite."
+                f"{name!r} by {error:.3g} of its largest magnitude (allowed: {limit:g}). qcompiler.bisect finds the rewrite."
             )
         return error
 

@@ -45,6 +45,12 @@ class FactStore:
         """Drops the fact, if it holds."""
         self._facts.pop(fact.name, None)
 
+    def copy(self) -> FactStore:
+        """A store of its own with the same facts."""
+        twin = FactStore()
+        twin._facts = dict(self._facts)
+        return twin
+
     def clear(self) -> None:
         """Drops all facts."""
         self._facts.clear()
