@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from qcompiler.assignment import Choice, Group, Problem, demands, make_groups, value_source
-from qcompiler.calibration import IMPORTED, RANGES, Ranges
+from qcompiler.assignment import Choice, Group, Problem, demands, make_groups, use_value, value_source
+from qcompiler.observed import IMPORTED, RANGES, Ranges
 from qcompiler.errors import ModelError
 from qcompiler.ir.encoding import Encoding, block_range, channel_range
 from qcompiler.ir.plan import PLAN, Plan, PlannedGroup, PlannedRegion, UsePoint
@@ -66,28 +66,71 @@ def uniform_choice(problem: Problem, prefer: str = "") -> dict[str, Row | None]:
 
     Regions of kernels that are quantized "when-consumed" follow their consumers, from the graph's end to its start.
     """
-    best = {region.name: _best_row(problem, region, prefer) for region in problem.regions}
-    choice: dict[str, Row | None] = {
-        region.name: best[region.name] if region.kernel is not None and region.kernel.quantize == "always" else _float_row(problem, region)
-        for region in problem.regions
-    }
-    wanted: set[Use] = set(demands(problem, choice))
+    rows = {region.name: _preferred_rows(problem, region, prefer) for region in problem.regions}
+    choice: dict[str, Row | None] = {}
+    for region in problem.regions:
+        always = region.kernel is not None and region.kernel.quantize == "always"
+        choice[region.name] = (
+            rows[region.name][0] if always and rows[region.name] else _float_row(problem, region)
+        )
+    _agree(problem, rows, choice)
+    wanted = demands(problem, choice)
     for region in reversed(problem.regions):
-        row = best[region.name]
-        if row is None or region.kernel is None or region.kernel.quantize == "always":
+        if region.kernel is None or region.kernel.quantize == "always":
             continue
         outputs = [value for value in region.root.outputs if value is not None]
-        consumed = any(use in wanted for value in outputs for use in value.uses)
-        if consumed and not any(value.is_output for value in outputs):
-            choice[region.name] = row
-            wanted.update(demands(problem, {region.name: row}))
+        asked = [wanted[use][0] for value in outputs for use in value.uses if use in wanted]
+        fitting = [row for row in rows[region.name] if set(asked) <= set(problem.target.output_specs(row))]
+        if asked and fitting and not any(value.is_output for value in outputs):
+            choice[region.name] = fitting[0]
+            wanted.update(demands(problem, {region.name: fitting[0]}, [region]))
     return choice
 
 
-def _best_row(problem: Problem, region: Region, prefer: str) -> Row | None:
+def _agree(problem: Problem, rows: dict[str, list[Row]], choice: dict[str, Row | None]) -> None:
+    """Where the uses of a value want different encodings, moves their regions to rows that want the same, if there are."""
+    for _ in range(
+        len(problem.regions)
+    ):  # each round settles a value; a bound, should two values pull a region both ways
+        changed = False
+        wanted = demands(problem, choice)
+        for value in dict.fromkeys(use_value(use) for use in wanted if not use_value(use).is_constant):
+            asked = {use: wanted[use] for use in value.uses if use in wanted}
+            specs = list(dict.fromkeys(spec for spec, _, _ in asked.values()))
+            if len(specs) < 2:
+                continue
+            for spec in reversed(specs):
+                moved = {
+                    region.name: _row_asking(problem, rows, region, value, spec)
+                    for _, _, region in asked.values()
+                }
+                if all(moved.values()) and any(choice[name] is not row for name, row in moved.items()):
+                    choice.update(moved)
+                    changed = True
+                    break
+        if not changed:
+            return
+
+
+def _row_asking(
+    problem: Problem, rows: dict[str, list[Row]], region: Region, value: Value, spec: EncodingSpec
+) -> Row | None:
+    """The first of a region's rows that wants a value in one encoding at every operand where it reads it."""
+    for row in rows[region.name]:
+        specs = problem.target.row_specs(row)
+        if all(
+            specs.get(name) == spec
+            for name, uses in region.uses.items()
+            if any(use_value(use) is value for use in uses)
+        ):
+            return row
+    return None
+
+
+def _preferred_rows(problem: Problem, region: Region, prefer: str) -> list[Row]:
+    """The legal quantized rows: the one asked for first, otherwise in the descriptor's order."""
     legal = [row for row in problem.legal_rows(region) if problem.target.is_quantized(row)]
-    legal.sort(key=lambda row: row.name != prefer)  # stable: the descriptor's order otherwise
-    return legal[0] if legal else _float_row(problem, region)
+    return sorted(legal, key=lambda row: row.name != prefer)
 
 
 def _float_row(problem: Problem, region: Region) -> Row | None:
@@ -98,7 +141,12 @@ def _float_row(problem: Problem, region: Region) -> Row | None:
 
 
 def _make_plan(
-    problem: Problem, choice: Choice, graph: Graph, context: PassContext, options: AssignPrecision, result: PassResult
+    problem: Problem,
+    choice: Choice,
+    graph: Graph,
+    context: PassContext,
+    options: AssignPrecision,
+    result: PassResult,
 ) -> Plan:
     encoder = _Encoder(problem, graph.facts[RANGES], graph.facts.get(IMPORTED) or {}, options.weight_range)
     groups = encoder.encode(make_groups(problem, choice))
@@ -119,7 +167,15 @@ def _planned(problem: Problem, region: Region, row: Row | None) -> PlannedRegion
     refused = problem.refusals(region, row)
     quantized = row is not None and problem.target.is_quantized(row)
     kernel = region.kernel.name if region.kernel is not None else ""
-    return PlannedRegion(region.name, nodes, kernel, row.name if row is not None else "", quantized, _reason(problem, region, row), refused)
+    return PlannedRegion(
+        region.name,
+        nodes,
+        kernel,
+        row.name if row is not None else "",
+        quantized,
+        _reason(problem, region, row),
+        refused,
+    )
 
 
 def _reason(problem: Problem, region: Region, row: Row | None) -> str:
@@ -127,7 +183,11 @@ def _reason(problem: Problem, region: Region, row: Row | None) -> str:
     op = region.nodes[0].op
     if region.kernel is None:
         near = region.refused[0] if region.refused else None
-        return f"float: {near[1]} (kernel {near[0]} of {target})" if near else f"float: no kernel of {target} covers {op}"
+        return (
+            f"float: {near[1]} (kernel {near[0]} of {target})"
+            if near
+            else f"float: no kernel of {target} covers {op}"
+        )
     if row is not None and problem.target.is_quantized(row):
         return f"{row.name}: the preferred legal row of kernel {region.kernel.name}"
     refused = [verdict for verdict in problem.verdicts[region.name] if not verdict.legal]
@@ -142,7 +202,9 @@ def _reason(problem: Problem, region: Region, row: Row | None) -> str:
 class _Encoder:
     """Gives groups their numbers: from the spec, an imported encoding, a weight's elements, or calibration."""
 
-    def __init__(self, problem: Problem, ranges: Ranges, imported: dict[str, Encoding], weight_range: str) -> None:
+    def __init__(
+        self, problem: Problem, ranges: Ranges, imported: dict[str, Encoding], weight_range: str
+    ) -> None:
         self.problem = problem
         self.ranges = ranges
         self.imported = imported
@@ -154,16 +216,22 @@ class _Encoder:
     def encode(self, groups: list[Group]) -> list[PlannedGroup]:
         """The groups with encodings, derived ones last computed, in the given order."""
         planned: dict[int, PlannedGroup] = {}
-        for group in sorted(groups, key=lambda item: bool(item.spec.derived)):  # stable: factors before products
+        for group in sorted(
+            groups, key=lambda item: bool(item.spec.derived)
+        ):  # stable: factors before products
             encoding, reason = self._encoding(group)
             self.of_use.update(dict.fromkeys(group.uses, encoding))
             planned[id(group)] = PlannedGroup(
                 self._name(group.values[0].name),
                 encoding,
                 tuple(value.name for value in group.stored),
-                tuple(UsePoint(use.node.name, use.slot, dict(use.node.operands())[use.slot].name) for use in group.uses),
+                tuple(
+                    UsePoint(use.node.name, use.slot, dict(use.node.operands())[use.slot].name)
+                    for use in group.uses
+                ),
                 group.relation,
                 reason,
+                group.spec.offset,
             )
         return [planned[id(group)] for group in groups]
 
@@ -180,7 +248,9 @@ class _Encoder:
             return self._derived(group)
         if spec.scale is not None:
             zero = np.int32(spec.zero_point or 0)
-            return Encoding(spec.numeric, np.asarray(spec.scale, np.float32), np.asarray(zero)), "fixed by the target"
+            return Encoding(
+                spec.numeric, np.asarray(spec.scale, np.float32), np.asarray(zero)
+            ), "fixed by the target"
         kept = self._imported(group)
         if kept is not None:
             return kept, "kept from the imported model"
@@ -191,7 +261,9 @@ class _Encoder:
 
     def _derived(self, group: Group) -> tuple[Encoding, str]:
         factors = [self.of_use[use] for use in group.derived]
-        scale = np.prod(np.broadcast_arrays(*(np.asarray(item.scale, np.float64) for item in factors)), axis=0)
+        scale = np.prod(
+            np.broadcast_arrays(*(np.asarray(item.scale, np.float64) for item in factors)), axis=0
+        )
         scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
         axis = 0 if scale.ndim else None
         names = " x ".join(group.spec.derived)
@@ -203,7 +275,11 @@ class _Encoder:
         if not found:
             return None
         first = next(self.imported[value.name] for value in group.values if value.name in self.imported)
-        reason = "the values that must share one encoding had several" if len(found) > 1 else _unfit(first, group.spec, group.axis)
+        reason = (
+            "the values that must share one encoding had several"
+            if len(found) > 1
+            else _unfit(first, group.spec, group.axis)
+        )
         if reason is None:
             return first
         self.notes.append(f"{group.values[0].name}: the imported encoding ({first}) had to change: {reason}")
@@ -215,7 +291,13 @@ class _Encoder:
         low, high = np.minimum.reduce(lows), np.maximum.reduce(highs)
         how = "min-max" if self.weight_range == "min-max" or spec.block is not None else "least squared error"
         encoding = Encoding.from_range(
-            spec.numeric, low, high, symmetric=spec.symmetric, narrow=spec.narrow, axis=group.axis, block=spec.block
+            spec.numeric,
+            low,
+            high,
+            symmetric=spec.symmetric,
+            narrow=spec.narrow,
+            axis=group.axis,
+            block=spec.block,
         )
         return encoding, f"weights, {how}"
 
@@ -231,7 +313,11 @@ class _Encoder:
             )
         if spec.block is not None and group.axis is not None:
             return block_range(data, group.axis, spec.block)
-        rows = data.reshape(1, -1) if group.axis is None else np.moveaxis(data, group.axis, 0).reshape(data.shape[group.axis], -1)
+        rows = (
+            data.reshape(1, -1)
+            if group.axis is None
+            else np.moveaxis(data, group.axis, 0).reshape(data.shape[group.axis], -1)
+        )
         if self.weight_range == "mse":
             low, high = least_error_range(rows, spec.numeric, symmetric=spec.symmetric, narrow=spec.narrow)
         else:
@@ -239,15 +325,23 @@ class _Encoder:
         return (low, high) if group.axis is not None else (low[0], high[0])
 
     def _activation(self, group: Group) -> tuple[Encoding, str]:
-        sources = list(dict.fromkeys(value_source(value).name for value in group.values if not value.is_constant))
-        given = [self.imported[name].real_range() for name in [value.name for value in group.values] if name in self.imported]
+        sources = list(
+            dict.fromkeys(value_source(value).name for value in group.values if not value.is_constant)
+        )
+        given = [
+            self.imported[name].real_range()
+            for name in [value.name for value in group.values]
+            if name in self.imported
+        ]
         if given:
             low, high = min(item[0] for item in given), max(item[1] for item in given)
             how = "the range of the imported encoding"
         else:
             low, high = self.ranges.interval(sources, group.spec)
-            how = self.ranges.describe()
-        encoding = Encoding.from_range(group.spec.numeric, low, high, symmetric=group.spec.symmetric, narrow=group.spec.narrow)
+            how = self.ranges.method.name
+        encoding = Encoding.from_range(
+            group.spec.numeric, low, high, symmetric=group.spec.symmetric, narrow=group.spec.narrow
+        )
         return encoding, f"{how}: {low:.4g}..{high:.4g}"
 
 
@@ -263,5 +357,3 @@ def _unfit(encoding: Encoding, spec: EncodingSpec, axis: int | None) -> str | No
     if encoding.axis is not None and encoding.axis != axis:
         return f"scales along axis {encoding.axis}, but the target's are along axis {axis}"
     return None
-
-

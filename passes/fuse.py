@@ -50,7 +50,11 @@ class Fuse(Pass):
             if any(node in region_of for node in item.match.nodes):
                 continue
             region = Region(
-                item.match.nodes, item.kernel, item.match, tuple(refused.get(item.match.anchor, ())), operand_uses(item.match)
+                item.match.nodes,
+                item.kernel,
+                item.match,
+                tuple(refused.get(item.match.anchor, ())),
+                operand_uses(item.match),
             )
             region_of.update(dict.fromkeys(item.match.nodes, region))
             result.count(item.kernel.name)
@@ -96,5 +100,7 @@ def _depths(order: list[Node] | tuple[Node, ...]) -> dict[Node, int]:
     """The longest path from an input to each node, in nodes."""
     depth: dict[Node, int] = {}
     for node in order:
-        depth[node] = 1 + max((depth[value.producer] for _, value in node.operands() if value.producer is not None), default=0)
+        depth[node] = 1 + max(
+            (depth[value.producer] for _, value in node.operands() if value.producer is not None), default=0
+        )
     return depth

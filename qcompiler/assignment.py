@@ -6,7 +6,7 @@ groups of quant points. Choosing is the business of the pass `assign_precision`;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from qcompiler.target import EncodingSpec, Row
 
 if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph
-    from qcompiler.ir.node import Node
     from qcompiler.regions import Region
     from qcompiler.target import Target
 
@@ -60,7 +59,9 @@ class Problem:
     @classmethod
     def state(cls, graph: Graph, target: Target, regions: list[Region]) -> Problem:
         """Judges every row of every region's kernel."""
-        return cls(graph, target, tuple(regions), {region.name: tuple(_judge(target, region)) for region in regions})
+        return cls(
+            graph, target, tuple(regions), {region.name: tuple(_judge(target, region)) for region in regions}
+        )
 
     def legal_rows(self, region: Region) -> list[Row]:
         """The rows that the region may run as, preferred first."""
@@ -68,7 +69,11 @@ class Problem:
 
     def refusals(self, region: Region, chosen: Row | None) -> tuple[Refusal, ...]:
         """Why each other row, and each kernel that nearly applied, was not taken."""
-        listed = [Refusal(name, reason) for name, reason in region.refused if region.kernel is None or name != region.kernel.name]
+        listed = [
+            Refusal(name, reason)
+            for name, reason in region.refused
+            if region.kernel is None or name != region.kernel.name
+        ]
         for verdict in self.verdicts[region.name]:
             if verdict.row is not chosen:
                 listed.append(Refusal(verdict.row.name, verdict.reason or "legal, but not preferred"))
@@ -175,10 +180,15 @@ class Group:
         return "same" if len(self.values) > 1 else "free"
 
 
-def demands(problem: Problem, choice: Choice) -> dict[Use, tuple[EncodingSpec, int | None, Region]]:
-    """What the chosen rows ask of the uses they read: use to (spec, axis, region); float uses are left out."""
+def demands(
+    problem: Problem, choice: Choice, regions: Sequence[Region] | None = None
+) -> dict[Use, tuple[EncodingSpec, int | None, Region]]:
+    """What the chosen rows ask of the uses they read: use to (spec, axis, region); float uses are left out.
+
+    Of all regions, or of those given.
+    """
     wanted: dict[Use, tuple[EncodingSpec, int | None, Region]] = {}
-    for region in problem.regions:
+    for region in problem.regions if regions is None else regions:
         row = choice.get(region.name)
         if row is None:
             continue
@@ -189,7 +199,9 @@ def demands(problem: Problem, choice: Choice) -> dict[Use, tuple[EncodingSpec, i
     return wanted
 
 
-def stored_spec(problem: Problem, value: Value, producer: Row | None, wanted: list[EncodingSpec]) -> EncodingSpec | None:
+def stored_spec(
+    problem: Problem, value: Value, producer: Row | None, wanted: list[EncodingSpec]
+) -> EncodingSpec | None:
     """What a value's definition is stored as, given what its uses want (only quantized wishes); None for float.
 
     It is stored quantized when its producer's row can write nothing else, or when every use wants the same encoding and
@@ -219,7 +231,11 @@ def make_groups(problem: Problem, choice: Choice) -> list[Group]:
     order += [value for node in problem.graph.topological() for value in node.outputs if value is not None]
     for value in order:
         uses = [use for use in value.uses if use in wanted]
-        stored = None if value.is_constant else stored_spec(problem, value, rows.get(value), [wanted[use][0] for use in uses])
+        stored = (
+            None
+            if value.is_constant
+            else stored_spec(problem, value, rows.get(value), [wanted[use][0] for use in uses])
+        )
         if stored is not None:
             spec_of[Definition(value)] = (stored, None)
             sets[Definition(value)]
@@ -243,13 +259,23 @@ def _outputs(region: Region) -> list[Value]:
     return [value for value in region.root.outputs if value is not None]
 
 
-def _tie(problem: Problem, region: Region, row: Row | None, sets: nx.utils.UnionFind, spec_of: Mapping[Point, object]) -> None:
+def _tie(
+    problem: Problem,
+    region: Region,
+    row: Row | None,
+    sets: nx.utils.UnionFind,
+    spec_of: Mapping[Point, object],
+) -> None:
     """Unites the points that a row's `same` relation names."""
     if row is None or not row.same:
         return
     points: list[Point] = []
     for name in row.same:
-        found: list[Point] = [Definition(value) for value in _outputs(region)] if name == "output" else list(region.uses.get(name, ()))
+        found: list[Point] = (
+            [Definition(value) for value in _outputs(region)]
+            if name == "output"
+            else list(region.uses.get(name, ()))
+        )
         points += [point for point in found if point in spec_of]
     if points:
         sets.union(*points)
@@ -290,7 +316,11 @@ def observable(problem: Problem) -> list[Value]:
                 value = region.operand(operand)
                 extra = [use_value(use) for use in region.uses.get(operand, ())]
                 if spec.is_quantized and spec.scale is None and not spec.derived:
-                    seen.update(dict.fromkeys(item for item in [value, *extra] if item is not None and not item.is_constant))
+                    seen.update(
+                        dict.fromkeys(
+                            item for item in [value, *extra] if item is not None and not item.is_constant
+                        )
+                    )
             if any(spec.is_quantized and spec.scale is None for spec in problem.target.output_specs(row)[:1]):
                 seen.update(dict.fromkeys(_outputs(region)))
     return list(dict.fromkeys(value_source(value) for value in seen))
@@ -311,8 +341,3 @@ def value_source(value: Value) -> Value:
             break  # brings in elements of its own
         value = first
     return value
-
-
-def node_of(problem: Problem) -> dict[Node, Region]:
-    """Node to its region."""
-    return {node: region for region in problem.regions for node in region.nodes}

@@ -53,6 +53,12 @@ class Distribution:
             low, high, mean_low, mean_high, np.clip(lower, low, high), np.clip(upper, low, high), weights
         )
 
+    @property
+    def mean(self) -> float:
+        """The mean element, to the width of the bins."""
+        total = float(self.weights.sum())
+        return float(((self.lower + self.upper) / 2 * self.weights).sum() / total) if total else 0.0
+
 
 def shaped(low: float, high: float, *, symmetric: bool) -> Range:
     """The range with 0 in it, and with both ends equally far from 0 if symmetric."""

@@ -23,14 +23,20 @@ def check_plan(problem: Problem, plan: Plan) -> None:
     """
     target = problem.target
     if (plan.target, plan.device) != (target.name, target.chosen_device):
-        raise PlanError(f"The plan is for the target {plan.target}:{plan.device}, not for {target.label}; compile for that one, or make a new plan.")
+        raise PlanError(
+            f"The plan is for the target {plan.target}:{plan.device}, not for {target.label}; compile for that one, or make a new plan."
+        )
     regions = {region.name: region for region in problem.regions}
     planned = {region.name: region for region in plan.regions}
     foreign = [name for name in planned if name not in regions]
     absent = [name for name in regions if name not in planned]
     if foreign or absent:
         name = (foreign or absent)[0]
-        which = f"names the region {name!r}, which this model does not have" if foreign else f"says nothing of the region {name!r}"
+        which = (
+            f"names the region {name!r}, which this model does not have"
+            if foreign
+            else f"says nothing of the region {name!r}"
+        )
         raise PlanError(
             f"The plan {which} ({len(foreign)} foreign and {len(absent)} missing of {len(regions)} regions): it was made for another model, "
             f"or the model changed since{suggest(name, regions) if foreign else '.'}"
@@ -55,10 +61,14 @@ def _check_region(problem: Problem, region: Region, plan: Plan) -> None:
     if not entry.row:
         return
     if entry.row not in verdicts:
-        raise PlanError(f"The plan gives {region.name} the row {entry.row!r}, which kernel {kernel} does not have{suggest(entry.row, verdicts)}")
+        raise PlanError(
+            f"The plan gives {region.name} the row {entry.row!r}, which kernel {kernel} does not have{suggest(entry.row, verdicts)}"
+        )
     reason = verdicts[entry.row].reason
     if reason is not None:
-        raise PlanError(f"The plan gives {region.name} the row {entry.row!r} of kernel {kernel}, which is not legal there: {reason}.")
+        raise PlanError(
+            f"The plan gives {region.name} the row {entry.row!r} of kernel {kernel}, which is not legal there: {reason}."
+        )
 
 
 def _wanted_formats(problem: Problem, plan: Plan) -> dict[tuple[str, int], tuple[str, str, str]]:
@@ -66,27 +76,47 @@ def _wanted_formats(problem: Problem, plan: Plan) -> dict[tuple[str, int], tuple
     wanted: dict[tuple[str, int], tuple[str, str, str]] = {}
     rows = {entry.name: entry.row for entry in plan.regions}
     for region in problem.regions:
-        row = next((item for item in (region.kernel.row if region.kernel else ()) if item.name == rows[region.name]), None)
+        row = next(
+            (item for item in (region.kernel.row if region.kernel else ()) if item.name == rows[region.name]),
+            None,
+        )
         for operand, spec in problem.target.row_specs(row).items() if row is not None else ():
             for use in region.uses.get(operand, ()):
                 if spec.is_quantized:
-                    wanted[use.node.name, use.slot] = (spec.format, str(spec), f"row {rows[region.name]} of {region.name}, operand {operand}")
+                    wanted[use.node.name, use.slot] = (
+                        spec.format,
+                        str(spec),
+                        f"row {rows[region.name]} of {region.name}, operand {operand}",
+                    )
     return wanted
 
 
-def _check_group(problem: Problem, group: PlannedGroup, nodes: dict[str, Node], wanted: dict[tuple[str, int], tuple[str, str, str]]) -> None:
+def _check_group(
+    problem: Problem,
+    group: PlannedGroup,
+    nodes: dict[str, Node],
+    wanted: dict[tuple[str, int], tuple[str, str, str]],
+) -> None:
     for use in group.uses:
         node = nodes.get(use.node)
         value = node.input(use.slot) if node is not None else None
         if value is None or value.name != use.value:
-            raise PlanError(f"The plan's group {group.name!r} names input {use.slot} of {use.node!r} as {use.value!r}; this model has no such use.")
+            raise PlanError(
+                f"The plan's group {group.name!r} names input {use.slot} of {use.node!r} as {use.value!r}; this model has no such use."
+            )
         rule = wanted.get((use.node, use.slot))
         if rule is None:
-            raise PlanError(f"The plan's group {group.name!r} quantizes input {use.slot} of {use.node!r}, but the row planned for it takes a float there.")
+            raise PlanError(
+                f"The plan's group {group.name!r} quantizes input {use.slot} of {use.node!r}, but the row planned for it takes a float there."
+            )
         if rule[0] != group.encoding.format.name:
-            raise PlanError(f"The plan's group {group.name!r} is {group.encoding}, but {rule[2]} takes {rule[1]}.")
+            raise PlanError(
+                f"The plan's group {group.name!r} is {group.encoding}, but {rule[2]} takes {rule[1]}."
+            )
         if rule[1].find("symmetric") >= 0 and _is_affine(group.encoding):
-            raise PlanError(f"The plan's group {group.name!r} has a zero point other than the middle, but {rule[2]} takes {rule[1]}.")
+            raise PlanError(
+                f"The plan's group {group.name!r} has a zero point other than the middle, but {rule[2]} takes {rule[1]}."
+            )
         _check_shape(group, value)
 
 

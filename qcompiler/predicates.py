@@ -83,7 +83,11 @@ def _reader(match: Match, value: Value) -> tuple[Node, int]:
 def _constant(match: Match, operand: str) -> str | None:
     """The operand's elements are known at compile time."""
     value = _operand(match, operand)
-    return None if value is None or value.is_constant else f"{operand} ({value.name}) is computed at run time, not a constant"
+    return (
+        None
+        if value is None or value.is_constant
+        else f"{operand} ({value.name}) is computed at run time, not a constant"
+    )
 
 
 @predicate("variable")
@@ -126,7 +130,11 @@ def _dimension(
     value = _operand(match, operand)
     if value is None:
         return None
-    size: Dim = value.shape[axis] if value.shape is not None and -len(value.shape) <= axis < len(value.shape) else None
+    size: Dim = (
+        value.shape[axis]
+        if value.shape is not None and -len(value.shape) <= axis < len(value.shape)
+        else None
+    )
     what = f"dimension {axis} of {operand} {shape_text(value.shape)}"
     if not isinstance(size, int):
         return f"{what} is not known at compile time"
@@ -134,18 +142,24 @@ def _dimension(
 
 
 @predicate("channels")
-def _channels(match: Match, operand: str, minimum: int = 0, maximum: int | None = None, multiple: int = 1) -> str | None:
+def _channels(
+    match: Match, operand: str, minimum: int = 0, maximum: int | None = None, multiple: int = 1
+) -> str | None:
     """The output channels of a constant operand (by the op table's axis) are within bounds."""
     return _by_axis(match, operand, "channel_axis", "output channels", minimum, maximum, multiple)
 
 
 @predicate("contraction")
-def _contraction(match: Match, operand: str, minimum: int = 0, maximum: int | None = None, multiple: int = 1) -> str | None:
+def _contraction(
+    match: Match, operand: str, minimum: int = 0, maximum: int | None = None, multiple: int = 1
+) -> str | None:
     """The size summed over in a constant operand (by the op table's axis) is within bounds."""
     return _by_axis(match, operand, "contraction_axis", "elements summed over", minimum, maximum, multiple)
 
 
-def _by_axis(match: Match, operand: str, axis_of: str, what: str, minimum: int, maximum: int | None, multiple: int) -> str | None:
+def _by_axis(
+    match: Match, operand: str, axis_of: str, what: str, minimum: int, maximum: int | None, multiple: int
+) -> str | None:
     value = _operand(match, operand)
     if value is None:
         return None

@@ -57,9 +57,14 @@ def operand_uses(match: Match) -> dict[str, tuple[Use, ...]]:
     A value that two names share gives each name one of its uses; a variadic operator's unnamed operands are "...".
     """
     inside = {id(value) for node in match.nodes[:-1] for value in node.outputs}
-    free = [Use(node, slot) for node in match.nodes for slot, value in node.operands() if id(value) not in inside]
+    free = [
+        Use(node, slot) for node in match.nodes for slot, value in node.operands() if id(value) not in inside
+    ]
     found: dict[str, tuple[Use, ...]] = {}
-    sharing = {id(value): [name for name, other in match.values.items() if other is value] for value in match.values.values()}
+    sharing = {
+        id(value): [name for name, other in match.values.items() if other is value]
+        for value in match.values.values()
+    }
     for name, value in match.values.items():
         if value is None:
             continue

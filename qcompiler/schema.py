@@ -68,7 +68,9 @@ class SchemaReader:
             return given
         if origin is tuple:
             items = given if isinstance(given, list) else [given]
-            return tuple(self._value(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(items))
+            return tuple(
+                self._value(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(items)
+            )
         if origin in (Mapping, dict) or (isinstance(origin, type) and issubclass(origin, Mapping)):
             if not isinstance(given, Mapping):
                 raise self.fail(key, f"expected a table, found {_kind_name(given)}")
@@ -103,7 +105,9 @@ def _join(key: str, name: str) -> str:
 
 
 def _type_name(hint: Any) -> str:
-    return {str: "text", int: "an integer", float: "a number", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
+    return {str: "text", int: "an integer", float: "a number", bool: "true or false"}.get(
+        hint, getattr(hint, "__name__", str(hint))
+    )
 
 
 def _kind_name(given: Any) -> str:

@@ -42,6 +42,8 @@ class EncodingSpec:
         narrow: The lowest code is not used.
         scale: A fixed scale (with `zero_point`): the encoding is given, not chosen.
         zero_point: See `scale`.
+        offset: Where an affine encoding keeps its offset: in the "code" (a zero point), or in the "bias" of the consumer: the
+            offset is subtracted before quantizing with zero point 0, and every consumer adds its effect back.
         derived: Operand names: the scale is the product of theirs, the zero point 0 (int32 biases).
         source: Where this is documented or was measured.
     """
@@ -53,6 +55,7 @@ class EncodingSpec:
     narrow: bool = False
     scale: float | None = None
     zero_point: int | None = None
+    offset: Literal["code", "bias"] = "code"
     derived: tuple[str, ...] = ()
     source: str = field(default="", compare=False)
 
@@ -63,6 +66,8 @@ class EncodingSpec:
             raise ValueError("block is required for, and only for, granularity per-block")
         if self.scale is not None and not self.scale > 0:
             raise ValueError("a fixed scale must be positive")
+        if self.offset == "bias" and (self.symmetric or self.granularity != "per-tensor"):
+            raise ValueError('offset "bias" is for affine per-tensor encodings: symmetric = false')
 
     @property
     def numeric(self) -> Format:
@@ -77,7 +82,8 @@ class EncodingSpec:
     def __str__(self) -> str:
         if not self.is_quantized:
             return self.format
-        kind = "fixed" if self.scale is not None else "symmetric" if self.symmetric else "affine"
+        affine = "affine" if self.offset == "code" else "affine (offset in the bias)"
+        kind = "fixed" if self.scale is not None else "symmetric" if self.symmetric else affine
         return f"{self.format} {kind} {self.granularity}{f' of {self.block}' if self.block else ''}"
 
 
@@ -190,6 +196,7 @@ class Target:
         device: Devices by name.
         kernel: The kernel table, preferred kernels first among matches of equal length.
         qdq: How QDQ is written.
+        prepare: Passes that this target wants before tiling, as in a pipeline: `name{option=value}`.
         source: Where the descriptor's facts come from.
         file: The descriptor's path.
         chosen_device: The device compiled for.
@@ -208,6 +215,7 @@ class Target:
     device: Mapping[str, Device] = field(default_factory=dict)
     kernel: tuple[Kernel, ...] = ()
     qdq: QdqStyle = QdqStyle()
+    prepare: tuple[str, ...] = ()
     source: str = ""
     file: str = ""
     chosen_device: str = ""
@@ -264,7 +272,9 @@ def load_target(file: Path, device: str = "", resolve: Resolve | None = None) ->
     _check(target, reader)
     chosen = device or target.default_device
     if chosen and chosen not in target.device:
-        raise TargetError(f"The target {target.name} has no device {chosen!r}{suggest(chosen, target.device)}")
+        raise TargetError(
+            f"The target {target.name} has no device {chosen!r}{suggest(chosen, target.device)}"
+        )
     return dataclasses.replace(target, chosen_device=chosen)
 
 
@@ -283,7 +293,9 @@ def _read_table(file: Path, resolve: Resolve | None, seen: tuple[Path, ...]) -> 
     if parent is not None and not parent.is_absolute():
         parent = file.parent / parent
     if parent is None or parent in (*seen, file):
-        raise TargetError(f"{file}: extends: {base!r} is no known target, no descriptor file, or extends this one")
+        raise TargetError(
+            f"{file}: extends: {base!r} is no known target, no descriptor file, or extends this one"
+        )
     return _merge(_read_table(parent, resolve, (*seen, file)), table)
 
 
@@ -293,7 +305,10 @@ def _merge(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     for key, value in table.items():
         if key == "kernel":
             names = {kernel.get("name") for kernel in value if isinstance(kernel, dict)}
-            merged[key] = [*value, *(kernel for kernel in base.get(key, []) if kernel.get("name") not in names)]
+            merged[key] = [
+                *value,
+                *(kernel for kernel in base.get(key, []) if kernel.get("name") not in names),
+            ]
         elif isinstance(value, dict) and isinstance(base.get(key), dict):
             merged[key] = {**base[key], **value}
         else:
@@ -303,7 +318,10 @@ def _merge(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
 
 def _check(target: Target, reader: SchemaReader) -> None:
     names: set[str] = set()
-    for formats, key in [(target.float_formats, "float_formats"), *((d.formats, f"device.{n}.formats") for n, d in target.device.items())]:
+    for formats, key in [
+        (target.float_formats, "float_formats"),
+        *((d.formats, f"device.{n}.formats") for n, d in target.device.items()),
+    ]:
         for name in formats:
             if name not in FORMATS:
                 raise reader.fail(key, f"format {name!r} is unknown{suggest(name, FORMATS)}")
@@ -322,7 +340,9 @@ def _check_kernel(target: Target, kernel: Kernel, key: str, reader: SchemaReader
         raise reader.fail(f"{key}.pattern", str(error)) from error
     for op in {op for step in pattern.steps for op in step.call.ops}:
         if "::" not in op and not ops.is_known(op):
-            raise reader.fail(f"{key}.pattern", f"the operator {op!r} is not in the op table{suggest(op, ops.TABLE)}")
+            raise reader.fail(
+                f"{key}.pattern", f"the operator {op!r} is not in the op table{suggest(op, ops.TABLE)}"
+            )
     _check_limits(kernel.limits, pattern.operand_names, f"{key}.limits", reader)
     row_names: set[str] = set()
     for index, row in enumerate(kernel.row):
@@ -332,34 +352,52 @@ def _check_kernel(target: Target, kernel: Kernel, key: str, reader: SchemaReader
         row_names.add(row.name)
         for operand, encoding in row.operands.items():
             if operand not in pattern.operand_names:
-                raise reader.fail(f"{where}.operands.{operand}", f"the pattern binds no such operand{suggest(operand, pattern.operand_names)}")
+                raise reader.fail(
+                    f"{where}.operands.{operand}",
+                    f"the pattern binds no such operand{suggest(operand, pattern.operand_names)}",
+                )
             _check_encoding(target, encoding, f"{where}.operands.{operand}", reader)
         for encoding in row.output:
             _check_encoding(target, encoding, f"{where}.output", reader)
         for operand in row.same:
             if operand not in (*pattern.operand_names, "output"):
-                raise reader.fail(f"{where}.same", f"{operand!r} is no operand{suggest(operand, (*pattern.operand_names, 'output'))}")
+                raise reader.fail(
+                    f"{where}.same",
+                    f"{operand!r} is no operand{suggest(operand, (*pattern.operand_names, 'output'))}",
+                )
         _check_limits(row.limits, pattern.operand_names, f"{where}.limits", reader)
 
 
 def _check_encoding(target: Target, name: str, key: str, reader: SchemaReader) -> None:
     if name != FLOAT and name not in target.encoding:
-        raise reader.fail(key, f"the encoding {name!r} is not defined{suggest(name, [FLOAT, *target.encoding])}")
+        raise reader.fail(
+            key, f"the encoding {name!r} is not defined{suggest(name, [FLOAT, *target.encoding])}"
+        )
 
 
-def _check_limits(limits: tuple[Mapping[str, Any], ...], operands: tuple[str, ...], key: str, reader: SchemaReader) -> None:
+def _check_limits(
+    limits: tuple[Mapping[str, Any], ...], operands: tuple[str, ...], key: str, reader: SchemaReader
+) -> None:
     for index, limit in enumerate(limits):
         where = f"{key}[{index}]"
         name = limit.get("check")
         if name not in PREDICATES:
-            raise reader.fail(f"{where}.check", f"the predicate {name!r} is unknown{suggest(str(name), PREDICATES)}")
+            raise reader.fail(
+                f"{where}.check", f"the predicate {name!r} is unknown{suggest(str(name), PREDICATES)}"
+            )
         accepted = {"check", "reason", *PREDICATES[name].parameters}
         for parameter in limit:
             if parameter not in accepted:
-                raise reader.fail(f"{where}.{parameter}", f"the predicate {name} takes no such parameter{suggest(parameter, accepted)}")
+                raise reader.fail(
+                    f"{where}.{parameter}",
+                    f"the predicate {name} takes no such parameter{suggest(parameter, accepted)}",
+                )
         missing = [parameter for parameter in PREDICATES[name].required if parameter not in limit]
         if missing:
             raise reader.fail(f"{where}.{missing[0]}", f"the predicate {name} requires this parameter")
         for operand in (limit.get("operand"), *limit.get("operands", ())):
             if operand is not None and operand not in (*operands, "output"):
-                raise reader.fail(f"{where}.operand", f"the pattern binds no operand {operand!r}{suggest(operand, operands)}")
+                raise reader.fail(
+                    f"{where}.operand",
+                    f"the pattern binds no operand {operand!r}{suggest(operand, operands)}",
+                )

@@ -16,7 +16,11 @@ _CHUNK = 1 << 22  # elements quantized at once, which bounds memory for big weig
 
 
 def least_error_range(
-    rows: NDArray[Any], format: Format, *, symmetric: bool, narrow: bool = False  # noqa: A002 - as in Encoding
+    rows: NDArray[Any],
+    format: Format,
+    *,
+    symmetric: bool,
+    narrow: bool = False,  # noqa: A002 - as in Encoding
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The range of each row that minimises its squared quantization error, over shrunken copies of its full range.
 
@@ -36,18 +40,27 @@ def least_error_range(
     count = max(1, _CHUNK // max(rows.shape[1], 1))
     for start in range(0, len(rows), count):
         part = slice(start, start + count)
-        best_low[part], best_high[part] = _search(np.asarray(rows[part], np.float32), low[part], high[part], format, symmetric, narrow)
+        best_low[part], best_high[part] = _search(
+            np.asarray(rows[part], np.float32), low[part], high[part], format, symmetric, narrow
+        )
     return best_low, best_high
 
 
 def _search(
-    rows: NDArray[np.float32], low: NDArray[np.float64], high: NDArray[np.float64], numeric: Format, symmetric: bool, narrow: bool
+    rows: NDArray[np.float32],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    numeric: Format,
+    symmetric: bool,
+    narrow: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     best = np.full(len(rows), np.inf)
     best_low, best_high = low.copy(), high.copy()
     fractions = _FRACTIONS if numeric.bits < 8 else _FRACTIONS[_FRACTIONS >= 0.7]
     for fraction in fractions:
-        encoding = Encoding.from_range(numeric, low * fraction, high * fraction, symmetric=symmetric, narrow=narrow, axis=0)
+        encoding = Encoding.from_range(
+            numeric, low * fraction, high * fraction, symmetric=symmetric, narrow=narrow, axis=0
+        )
         error = np.square(encoding.fake_quantize(rows) - rows, dtype=np.float64).sum(axis=1)
         better = error < best
         best[better] = error[better]

@@ -38,6 +38,7 @@ class PlannedGroup:
         uses: Uses that read this encoding. A use of a value that is not `stored` is a conversion.
         relation: Why they share: "free", "same", "derived" or "fixed".
         reason: One sentence.
+        offset: Where an affine encoding keeps its offset: "code" or "bias", see `qcompiler.target.EncodingSpec`.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PlannedGroup:
     uses: tuple[UsePoint, ...]
     relation: str = "free"
     reason: str = ""
+    offset: str = "code"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Plan:
                     "name": group.name,
                     "relation": group.relation,
                     "reason": group.reason,
+                    "offset": group.offset,
                     "encoding": group.encoding.to_json(),
                     "stored": list(group.stored),
                     "uses": [[use.node, use.slot, use.value] for use in group.uses],

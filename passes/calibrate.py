@@ -1,0 +1,84 @@
+"""calibrate: observes, on calibration data, every value that the target could quantize."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qcompiler.assignment import Problem, observable
+from qcompiler.calibration import collect
+from qcompiler.errors import DataError
+from qcompiler.observed import IMPORTED, RANGES, Ranges
+from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
+from qcompiler.ranges import range_method
+from qcompiler.regions import REGIONS
+from qcompiler.statistics import Statistics
+
+if TYPE_CHECKING:
+    from qcompiler.ir.graph import Graph
+
+
+@dataclass(frozen=True)
+class Calibrate(Pass):
+    """Observes the values that a legal kernel row could quantize: one pass over the data, in bounded memory.
+
+    `method` makes ranges of what was seen: `min-max`, `moving-average`, `percentile` (or `percentile-99.99`), `entropy`,
+    `mse`. Values whose encoding came with the model need no data. With a statistics file in the context, statistics are
+    read from it if it exists and written to it if not.
+    """
+
+    name = "calibrate"
+    effect = Effect.ANNOTATES
+    requires = (REGIONS,)
+    establishes = (RANGES,)
+
+    method: str = "mse"
+    batch: int = 8
+    drawn: int = 1024
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Establishes RANGES.
+
+        Raises:
+            DataError: Something has to be observed and there are no data, or the data do not fit.
+        """
+        assert context.target is not None, "calibrate needs a target"
+        result = PassResult()
+        problem = Problem.state(graph, context.target, graph.facts[REGIONS])
+        imported = graph.facts.get(IMPORTED) or {}
+        names = [value.name for value in observable(problem) if value.name not in imported]
+        method = range_method(self.method)
+        statistics = (
+            self._statistics(graph, context, names, result) if names and context.plan is None else None
+        )
+        result.count("observed values", len(names) if statistics is not None else 0)
+        graph.facts[RANGES] = Ranges(statistics, method)
+        return result
+
+    def _statistics(
+        self, graph: Graph, context: PassContext, names: list[str], result: PassResult
+    ) -> Statistics:
+        if context.statistics is not None and context.statistics.exists():
+            statistics = Statistics.load(context.statistics, graph)
+            missing = [name for name in names if name not in statistics]
+            if missing:
+                raise DataError(
+                    f"The statistics file {context.statistics} lacks {len(missing)} of {len(names)} values that this target could quantize "
+                    f"(the first is {missing[0]!r}); it was made for another target. Remove it, or name another file."
+                )
+            result.say(
+                Level.INFO, "", f"statistics of {statistics.samples} samples read from {context.statistics}"
+            )
+            return statistics
+        if context.calibration is None:
+            raise DataError(
+                f"{len(names)} values have to be observed to choose their ranges (the first is {names[0]!r}), but there are no calibration "
+                "data; give --calibration NPZ with some hundred typical samples."
+            )
+        statistics = collect(
+            graph, names, context.calibration, batch=self.batch, drawn=self.drawn,
+            progress=lambda done, total: context.progress("calibrating", done, total),
+        )  # fmt: skip
+        if context.statistics is not None:
+            statistics.save(context.statistics)
+        return statistics
