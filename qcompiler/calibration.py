@@ -66,6 +66,8 @@ def collect(
     ranks = {value.name: value.rank for value in graph.inputs}
     bare = any(ranks[name] == len(shape) for name, shape in source.sample_shapes.items())
     observing = observe(graph, values, per_channel, drawn=drawn, has_batch_axis=not bare)
+    if not observing.observations:
+        return Statistics(fingerprint(graph), {}, {})
     session = Session(observing.graph, threads=threads)
     collector = _Collector(observing)
     done, total = 0, source.count

@@ -184,7 +184,13 @@ class _Builder:
             assert value.shape is not None
             assert isinstance(value.shape[1], int)
             high = self._emit("peaks", self._op("GlobalMaxPool", [source]), value.shape[1])
-            drawn = self._draw_flat(self._grid(source, value.shape), _grid_size(value.shape))
+            strides, pixels = _grid_of(value.shape, self._drawn)
+            grid = (
+                self._op("MaxPool", [source], {"kernel_shape": [1, 1], "strides": strides})
+                if max(strides) > 1
+                else source
+            )
+            drawn = self._draw_flat(grid, pixels)
             return Observation(value.name, None, 1, high, None, drawn, elements=_product(sizes))
         flat = self._flat(source)
         high = self._emit("high", self._reduce("ReduceMax", flat, 1, keep=True), 1)
@@ -243,13 +249,13 @@ class _Builder:
         return value.shape[1:] if self._batched or isinstance(self._batch, str) else value.shape
 
     def _is_image(self, value: Value) -> bool:
-        """Whether a value is [batch, channels, height, width] with each sample a row of its own."""
+        """Whether a value is [batch, channels, height, width] of known sizes, with each sample a row of its own."""
         one_run_one_row = not self._batched and not isinstance(self._batch, str) and self._batch != 1
         shape = value.shape
         return (
             shape is not None
             and len(shape) == 4
-            and isinstance(shape[1], int)
+            and all(isinstance(dim, int) for dim in shape[1:])
             and has_batch(value, self._batch)
             and not one_run_one_row
         )
@@ -288,13 +294,6 @@ class _Builder:
     def _count(self, value: Value, axis: int) -> Value:
         return self._op("Shape", [value], {"start": axis, "end": axis + 1})
 
-    def _grid(self, image: Value, shape: Shape) -> Value:
-        """Every second or fourth pixel of all channels, without leaving the blocked layout."""
-        strides = [_stride(dim) for dim in shape[2:]]
-        if strides == [1, 1]:
-            return image
-        return self._op("MaxPool", [image], {"kernel_shape": [1, 1], "strides": strides})
-
     def _draw_flat(self, value: Value, size: int | None) -> Columns:
         """Drawn elements of a whole tensor; where the size allows, four neighbours at a time, at a quarter of the cost."""
         count = self._drawn
@@ -326,15 +325,18 @@ def _positions(count: int, size: int) -> tuple[int, ...]:
     return tuple(((steps * 1024 + inside) * size // (count * 1024)).tolist())
 
 
-def _stride(dim: int | str | None) -> int:
-    if not isinstance(dim, int):
-        return 2
-    return 4 if dim >= 28 else 2 if dim >= 4 else 1
+def _grid_of(shape: Shape, count: int) -> tuple[list[int], int]:
+    """Strides of a grid of pixels that has at least `count` elements over all channels, and how many it has.
 
-
-def _grid_size(shape: Shape) -> int | None:
-    sides = [-(-dim // _stride(dim)) if isinstance(dim, int) else None for dim in shape[2:]]
-    return _product((shape[1], *sides))
+    Every second pixel counts the border, which padding makes different, as often as it occurs; every fourth, twice.
+    """
+    channels, *sides = (dim for dim in shape[1:] if isinstance(dim, int))
+    for widest in (4, 2):
+        strides = [4 if side >= 56 and widest == 4 else 2 if side >= 4 else 1 for side in sides]
+        size = channels * math.prod(-(-side // stride) for side, stride in zip(sides, strides, strict=True))
+        if size >= count:
+            return strides, size
+    return [1] * len(sides), channels * math.prod(sides)
 
 
 def _product(shape: Shape | None) -> int | None:

@@ -16,8 +16,8 @@ class MSE:
     A bin's elements are taken as spread evenly between its edges, and the error of rounding and clipping them is
     integrated in closed form: in units of the step, the integral of (t - Q(t))^2 from 0 to u is n/12 + (u - n)^3/3, where n is u
     rounded to the nearest code that exists. This holds for bins narrower and wider than a step and beyond both ends.
-    The search goes through ratios to the full range, 10 octaves down, then finer around the best; with an asymmetric
-    range it then moves each end alone. The full range is a candidate, so the result is never worse than min-max.
+    The search goes through limits on the magnitude, 10 octaves down from the full range, then finer around the best; with an
+    asymmetric range it then moves each end alone. The full range is a candidate, so the result is never worse.
     """
 
     name: str = "mse"
@@ -27,12 +27,11 @@ class MSE:
         low, high = shaped(values.low, values.high, symmetric=symmetric)
         if high == low or not len(values.weights):
             return low, high
-        bins = _Bins(values, min(low, -high), max(high, -low), levels)
-        best = (low, high)
-        for low_moves, high_moves in (
-            [(1, 1)] if symmetric or not low or not high else [(1, 1), (0, 1), (1, 0)]
-        ):
-            best = _search(bins, best, low_moves, high_moves, levels, symmetric=symmetric)
+        bins = _Bins(values, low, high, levels)
+        best = _search(bins, (low, high), (low, high), levels, symmetric=symmetric)
+        if not symmetric and low and high:
+            best = _search(bins, best, (0.0, best[1]), levels, symmetric=False)
+            best = _search(bins, best, (best[0], 0.0), levels, symmetric=False)
         return nudged(*best, levels, symmetric=symmetric)
 
 
@@ -40,18 +39,16 @@ _COARSE = np.exp2(-np.arange(21) / 2.0)
 _FINE = np.exp2(np.linspace(-0.5, 0.5, 17))
 
 
-def _search(
-    bins: _Bins, start: Range, low_moves: int, high_moves: int, levels: int, *, symmetric: bool
-) -> Range:
+def _search(bins: _Bins, start: Range, moving: Range, levels: int, *, symmetric: bool) -> Range:
+    """The best range whose moving ends are cut at a common limit on their magnitude; 0 stands for an end that stays."""
     low, high = start
+    limit = reach = max(-moving[0], moving[1])
     for ratios in (_COARSE, _FINE):
-        if ratios is _FINE:
-            ratios = ratios[ratios * max(-low * low_moves, high * high_moves) <= bins.largest]
-        lows = low * ratios if low_moves else np.full(len(ratios), low)
-        highs = high * ratios if high_moves else np.full(len(ratios), high)
-        errors = bins.errors(lows, highs, levels, symmetric=symmetric)
-        best = int(np.argmin(errors))
-        low, high = float(lows[best]), float(highs[best])
+        limits = np.minimum(limit * ratios, reach)
+        lows = np.maximum(start[0], -limits) if moving[0] else np.full(len(limits), start[0])
+        highs = np.minimum(start[1], limits) if moving[1] else np.full(len(limits), start[1])
+        best = int(np.argmin(bins.errors(lows, highs, levels, symmetric=symmetric)))
+        low, high, limit = float(lows[best]), float(highs[best]), float(limits[best])
     return low, high
 
 
@@ -59,9 +56,8 @@ class _Bins:
     """The bins of a distribution, prepared for many candidates."""
 
     def __init__(self, values: Distribution, low: float, high: float, levels: int) -> None:
-        self.largest = max(-low, high)
         # What rounds to 0 whatever the candidate has the same error with all of them.
-        negligible = 2.0**-11 * self.largest / levels / 2
+        negligible = 2.0**-11 * max(-low, high) / levels / 2
         keep = (np.abs(values.lower) > negligible) | (np.abs(values.upper) > negligible)
         self._lower, self._upper, self._weights = values.lower[keep], values.upper[keep], values.weights[keep]
         self._points = self._upper <= self._lower
@@ -96,7 +92,7 @@ class Entropy:
     what is clipped added to its end bins, and Q is the histogram inside, merged to the levels and spread evenly over
     those bins of a level that are not empty. Exact zeros are left out of both. Differences from the usual code: all
     candidates come from prefix sums; an end bin that is empty but for what is clipped has a floor in Q instead of an
-    infinite divergence; levels cut the bins evenly, without a larger last one; two-sided ranges shrink at both ends.
+    infinite divergence; levels cut the bins evenly, without a larger last one; one limit on the magnitude cuts both ends.
     """
 
     name: str = "entropy"
@@ -112,14 +108,17 @@ class Entropy:
         mass = _rebinned(values, np.linspace(start, high, bins + 1), magnitude=symmetric)
         if not mass.any():
             return low, high
-        ratios = np.linspace(1.0, groups / bins, _CANDIDATES)
-        zero = -start / (high - start) * bins
-        first = np.rint(zero * (1 - ratios)).astype(np.int64)
-        last = np.maximum(np.rint(zero + (bins - zero) * ratios).astype(np.int64), first + groups)
-        last = np.minimum(last, bins)
-        scores = _divergences(mass / mass.sum(), np.minimum(first, last - groups), last, groups)
-        best = float(ratios[int(np.argmin(scores))])
-        return nudged(low * best, high * best, levels, symmetric=symmetric)
+        limits = max(-low, high) * np.linspace(1.0, groups / bins, _CANDIDATES)
+        width = (high - start) / bins
+        first = np.rint((np.maximum(start, -limits) - start) / width).astype(np.int64)
+        last = np.rint((np.minimum(high, limits) - start) / width).astype(np.int64)
+        last = np.minimum(np.maximum(last, first + groups), bins)
+        first = np.minimum(first, last - groups)
+        best = int(np.argmin(_divergences(mass / mass.sum(), first, last, groups)))
+        if first[best] == 0 and last[best] == bins:
+            return nudged(low, high, levels, symmetric=symmetric)
+        low, high = start + float(first[best]) * width, start + float(last[best]) * width
+        return nudged(*shaped(low, high, symmetric=symmetric), levels, symmetric=symmetric)
 
 
 _CANDIDATES = 128
