@@ -221,7 +221,7 @@ class Graph:
         self._record("add_input", name)
         return value
 
-    def add_constant(self, hint: str, data: NDArray[Any] | float | list[Any]) -> Value:
+    def add_constant(self, hint: str, data: NDArray[Any] | np.generic | float | list[Any]) -> Value:
         """Adds a constant under a name like `hint`. The array is kept, not copied: do not write to it."""
         array = np.asarray(data) if not isinstance(data, np.ndarray) else data
         value = self._new_value(self.unique_name(hint), array.dtype, array.shape)
