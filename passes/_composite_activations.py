@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from qcompiler.passes._canonical_clip import interval
 from qcompiler.passes._operands import keeps_shape
 
 from qcompiler.ir.functions import DOMAIN
@@ -103,7 +104,6 @@ class FuseHardSwish(Activation):
 
     name = "fuse HardSwish"
     patterns = tuple(f"Clip(Add(x, 3), 0, 6) {tail}" for tail in _SIXTHS)
-    report_misses = 3
     op = "HardSwish"
 
 
@@ -112,9 +112,26 @@ class FuseHardSigmoid(Activation):
 
     name = "fuse HardSigmoid"
     patterns = ("Clip(Add(x, 3), 0, 6) -> Div(_, 6)", "Clip(Add(x, 3), 0, 6) -> Mul(_, 0.16666666666666666)")
-    report_misses = 2
     op = "HardSigmoid"
     attributes: ClassVar[dict[str, Any]] = {"alpha": 1.0 / 6.0, "beta": 0.5}
+
+
+class TellHardSigmoid(Rewrite):
+    """Tells where a hard sigmoid has other bounds, or is needed in the middle; rewrites nothing."""
+
+    name = "fuse HardSigmoid"
+    patterns = ("Clip(Add(x, 3), $low?, $high?)",)
+
+    def check(self, match: Match) -> str | None:
+        """Wants a constant factor behind the Clip."""
+        value = match.root.output
+        behind = [reader for reader in value.consumers if reader.is_op("Mul", "Div")]
+        if not any(item is not None and item.is_constant for reader in behind for item in reader.inputs):
+            return ""
+        found = interval(match.root)
+        if found is not None and found != (0.0, 6.0):
+            return f"the bounds are {found[0]:g} and {found[1]:g}, not 0 and 6"
+        return "" if value.only_use is not None else f"{value.name!r} is used {len(value.uses)} times"
 
 
 class FuseGatedHardSigmoid(Activation):
@@ -185,6 +202,6 @@ class FuseMish(Activation):
 
 
 RULES: tuple[type[Rewrite], ...] = (
-    FuseGelu, FuseGeluTanh, FuseHardSwish, FuseGatedHardSigmoid, FuseHardSigmoid, FuseSwish, TellSelfGate, TellHardSelfGate, FuseSoftplus, FuseMish,
+    FuseGelu, FuseGeluTanh, FuseHardSwish, FuseGatedHardSigmoid, FuseHardSigmoid, TellHardSigmoid, FuseSwish, TellSelfGate, TellHardSelfGate, FuseSoftplus, FuseMish,
 )  # fmt: skip
 """In this order at every node: HardSwish before the HardSigmoid inside it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qcompiler.passes._canonical_linear import gemm_attribute
 from qcompiler.passes._node_rules import put_constant
-from qcompiler.passes._operands import constant, is_unshared, readers
+from qcompiler.passes._operands import along_axis, constant, is_unshared, readers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,7 +141,8 @@ def _refused_bias(layer: Linear) -> str:
         return ""
     if bias is None:
         return f"the bias of {node.name} is not constant"
-    if bias.size != layer.channels and bias.size != 1:
+    fits = bias.ndim <= 1 or (node.op == "Gemm" and along_axis(bias, 2, 1, layer.channels) is not None)
+    if not fits or bias.size not in (1, layer.channels):
         return f"the bias of {node.name} is not one number per channel"
     return ""
 

@@ -399,8 +399,9 @@ def test_a_pad_that_others_read_stays_for_them() -> None:
         {"s": SPATIAL, "w": normal(3, 4, 2, 2)},
     )
     assert ops_of(graph) == {"Pad": 1, "Conv": 1, "Exp": 1}
-    assert graph.value("y").producer is not None
-    assert graph.value("y").producer.attributes["pads"] == [1, 2, 1, 0]
+    conv = graph.value("y").producer
+    assert conv is not None
+    assert conv.attributes["pads"] == [1, 2, 1, 0]
 
 
 GLOBAL: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -152,6 +152,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         statistics(4),
         "before it is Relu, behind it Relu",
     ),
+    "bias per row": (
+        f"(float[6,8] x) => (float y) {{ c = Gemm<transB=1>(x, w, b) y = {BN}(c, g, o, m, v) }}",
+        {"w": normal(6, 8), "b": normal(6, 1), **statistics(6)},
+        "is not one number per channel",
+    ),
     "overflow": (
         f"{IMAGE} {{ c = Conv(x, w) y = {BN}(c, g, o, m, v) }}",
         {**CONV, "g": np.full(6, 1e38, np.float32), "w": np.full((6, 4, 3, 3), 1e4, np.float32)},

@@ -222,7 +222,7 @@ MISSES: dict[str, tuple[str, str, str]] = {
         "the axes [1] are not the last ones of 3",
     ),
     "hard swish": (X, "b = HardSigmoid(x) y = Mul(x, b)", "alpha 0.2 and beta 0.5"),
-    "hard sigmoid": (X, "a = Add(x, three) b = Clip(a, zero, five) y = Div(b, six)", "is 5, not 6"),
+    "hard sigmoid": (X, "a = Add(x, three) b = Clip(a, zero, five) y = Div(b, six)", "the bounds are 0 and 5, not 0 and 6"),
     "swish": (TWO, "s = Sigmoid(x) y = Mul(s, x) z = Exp(s)", "Mul Mul:y follows, but 's' is used 2 times"),
     "softmax": (X, "e = Exp(x) s = ReduceSum(e, both) y = Div(e, s)", "sums over several axes"),
     "widening": ("(float[8] x) => (float y)", "s = Div(x, root2) e = Erf(s) a = Add(e, wide) b = Mul(x, a) y = Mul(b, half)", "may widen"),
@@ -242,6 +242,13 @@ def test_near_misses_are_explained(case: str) -> None:
 
 def test_a_gate_is_no_near_miss() -> None:
     _, misses = fused("s = Sigmoid(x) y = Mul(s, w)", "(float[batch,5,8] x, float[batch,5,8] w) => (float y)")
+    assert misses == []
+
+
+def test_a_residual_relu6_is_no_near_miss() -> None:
+    _, misses = fused(
+        "a = Add(x, w) y = Clip(a, zero, six)", "(float[batch,5,8] x, float[batch,5,8] w) => (float y)"
+    )
     assert misses == []
 
 
