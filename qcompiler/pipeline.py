@@ -185,6 +185,8 @@ def _run_one(graph: Graph, entry: Pass, context: PassContext, checks: Checks, nu
     start = time.perf_counter()
     result = entry.run(graph, context)
     seconds = time.perf_counter() - start
+    if entry.effect is not Effect.ANNOTATES:
+        graph.remove_unused_constants()
     edits = tuple(graph.journal)
     _verify(graph, entry, edits)
     for fact in entry.invalidates:

@@ -502,9 +502,13 @@ class Graph:
         dead = [node for node in reversed(self.topological()) if node not in live]
         for node in dead:
             self.remove(node)
+        self.remove_unused_constants()
+        return len(dead)
+
+    def remove_unused_constants(self) -> None:
+        """Removes the constants that nobody reads: edits leave them in place, for the pass at work may still want them."""
         for value in self.constants:
             self._drop_if_unused(value)
-        return len(dead)
 
     def _record(self, kind: str, subject: str, detail: str = "") -> None:
         self.journal.append(Edit(kind, subject, detail))

@@ -1,0 +1,364 @@
+"""compile(): a model, data and a target go in; a verified artifact comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from qcompiler.artifact import Artifact, check_destination, file_sha256, write_json, writing
+from qcompiler.data import Data, DataSource
+from qcompiler.errors import OptionError, PlanError, suggest
+from qcompiler.evaluation import Evaluation, evaluate_models
+from qcompiler.ir.graph import Graph
+from qcompiler.ir.onnx_export import save
+from qcompiler.ir.onnx_import import import_model, load
+from qcompiler.ir.plan import PLAN, Plan
+from qcompiler.lowering import Lowered, Verification, VerifyJob
+from qcompiler.metrics import Metric, UserFunction, metric_named
+from qcompiler.pass_manager import Pass, PassContext, Progress
+from qcompiler.passes import find_pass
+from qcompiler.pipeline import Checks, PassRecord, Pipeline
+from qcompiler.probe import Probe
+from qcompiler.report.html import render_html
+from qcompiler.report.table import make_report, manifest
+from qcompiler.runtime import Session
+from qcompiler.target import Target
+from qcompiler.targets import find_target, part
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DEFAULT_PIPELINE = (
+    "canonicalize,fold_constants,fold_batch_norm,fuse_composites,canonicalize,"
+    "fuse,calibrate,assign_precision,correct_bias,insert_qdq,cast_floats"
+)
+"""What every target gets; passes that the target prepares with, and the user's, come before `fuse`."""
+
+REFERENCE = "reference.onnx"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything about a compilation but the model, the target and the data.
+
+    Attributes:
+        metric: A name, `module:function`, or a function; "auto" chooses by outputs and labels.
+        max_drop: How much worse the metric may get, in its own unit (0.01 of top-1 is one percentage point).
+        plan: A plan to apply instead of deciding.
+        statistics: File of calibration statistics: read if it exists, written if not.
+        passes: The user's passes, each put before `fuse`: `name{option=value}` or `module:Class{...}`.
+        pipeline: A whole pipeline instead of the default one.
+        pass_options: Options of passes in the pipeline, by pass and option.
+        float_format: What stays float is stored as this; the target's first choice when empty.
+        dump: Folder for the graph after every pass.
+        verify_each: Whether every pass is held to its declared effect on probe inputs.
+        force: Whether an existing output folder is replaced.
+    """
+
+    metric: str | Metric | UserFunction = "auto"
+    max_drop: float | None = None
+    plan: Plan | Path | str | None = None
+    statistics: Path | str | None = None
+    passes: tuple[str | Pass, ...] = ()
+    pipeline: str | Pipeline | None = None
+    pass_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    float_format: str = ""
+    dump: Path | str | None = None
+    verify_each: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a compilation.
+
+    Attributes:
+        report: The content of report.json.
+        plan: The plan.
+        graph: The reference graph, with Q/DQ.
+        records: What each pass did.
+        output: The folder; None when none was asked for.
+        verification: What the target's consumer said; None without one.
+        within_budget: Whether every stated budget is met.
+    """
+
+    report: dict[str, Any]
+    plan: Plan
+    graph: Graph
+    records: tuple[PassRecord, ...]
+    output: Path | None
+    verification: Verification | None
+    within_budget: bool
+
+
+def compile(  # noqa: A001 - qc.compile is what people expect to write
+    model: str | Path | onnx.ModelProto | Graph,
+    target: str | Target,
+    calibration: Data | None = None,
+    *,
+    evaluation: Data | None = None,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+    on_pass: Callable[[PassRecord], None] | None = None,
+    **options: Any,
+) -> Result:
+    """Compiles a model for a target.
+
+    Args:
+        model: A path, a proto, or a graph (which is copied).
+        target: `NAME`, `NAME:DEVICE`, `FILE.toml`, or a `Target`.
+        calibration: Data to choose ranges on: see `qcompiler.data`.
+        evaluation: Data to measure on; the calibration data are used, without labels, when there are none.
+        output: The folder to write; it appears whole or not at all.
+        progress: Called with (what, done, total).
+        on_pass: Called with each pass's record.
+        **options: The fields of `Options`.
+
+    Raises:
+        QCompilerError: Bad input; the message says what is wrong, where, and what to do.
+    """
+    return _Compilation(model, target, calibration, evaluation, output, make_options(options), progress, on_pass).run()
+
+
+def make_options(given: Mapping[str, Any]) -> Options:
+    """Options from keyword arguments.
+
+    Raises:
+        OptionError: One is unknown.
+    """
+    known = {entry.name for entry in dataclasses.fields(Options)}
+    for name in given:
+        if name not in known:
+            raise OptionError(f"There is no option {name!r}{suggest(name, known)}")
+    return Options(**given)
+
+
+def default_pipeline(target: Target, graph: Graph, options: Options) -> Pipeline:
+    """The pipeline that a compilation runs: the target's and the user's passes put into the default one.
+
+    Raises:
+        OptionError: A pass or option is unknown, or an option names a pass that is not in the pipeline.
+    """
+    if isinstance(options.pipeline, Pipeline):
+        pipeline = options.pipeline
+    elif options.pipeline is not None:
+        pipeline = Pipeline.parse(options.pipeline, find_pass)
+    else:
+        pipeline = Pipeline.parse(DEFAULT_PIPELINE, find_pass)
+        if any(node.op in ("QuantizeLinear", "DequantizeLinear") or node.op.startswith("QLinear") for node in graph.topological()):
+            pipeline = Pipeline((find_pass("raise_qdq")(), *pipeline.passes))
+        prepared = [entry for text in target.prepare for entry in Pipeline.parse(text, find_pass)]
+        pipeline = pipeline.insert_before("fuse", *prepared) if prepared else pipeline
+    for text in options.passes:
+        mine = (text,) if isinstance(text, Pass) else Pipeline.parse(text, find_pass).passes
+        pipeline = pipeline.insert_before("fuse", *mine)
+    return _with_options(pipeline, options.pass_options)
+
+
+def _with_options(pipeline: Pipeline, options: Mapping[str, Mapping[str, Any]]) -> Pipeline:
+    names = {entry.name for entry in pipeline}
+    for name in options:
+        if name not in names:
+            raise OptionError(f"Options are given for the pass {name!r}, which is not in the pipeline{suggest(name, names)}")
+    passes = []
+    for entry in pipeline:
+        changed = options.get(entry.name)
+        current = {key: getattr(entry, key) for key in entry.options()}
+        passes.append(entry if not changed else type(entry).from_options({**current, **changed}))
+    return Pipeline(tuple(passes))
+
+
+class _Compilation:
+    """One run, in order: check everything that can be wrong, transform, measure, write, verify."""
+
+    def __init__(
+        self,
+        model: str | Path | onnx.ModelProto | Graph,
+        target: str | Target,
+        calibration: Data | None,
+        evaluation: Data | None,
+        output: str | Path | None,
+        options: Options,
+        progress: Progress | None,
+        on_pass: Callable[[PassRecord], None] | None,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.options = options
+        self.progress: Progress = progress or (lambda what, done, total: None)
+        self.on_pass = on_pass
+        self.output = Path(output) if output is not None else None
+        if self.output is not None:
+            check_destination(self.output, force=options.force)
+        self.target = target if isinstance(target, Target) else find_target(target)
+        self.metric = metric_named(options.metric)
+        self.float_format = self._float_format()
+        self.plan = _read_plan(options.plan)
+        self.model_path = Path(model) if isinstance(model, str | Path) else None
+        self.graph = _open_model(model)
+        self.source = self.graph.copy()
+        self.calibration = DataSource.open(calibration).validate(self.graph) if calibration is not None else None
+        self.evaluation = DataSource.open(evaluation).validate(self.graph) if evaluation is not None else None
+        self._check_metric()
+        self.pipeline = default_pipeline(self.target, self.graph, options)
+        self.pipeline.check()
+
+    def _float_format(self) -> str:
+        chosen = self.options.float_format or self.target.float_formats[0]
+        if chosen not in self.target.float_formats:
+            raise OptionError(
+                f"The target {self.target.name} keeps floats as {' or '.join(self.target.float_formats)}, not as {chosen!r}"
+                f"{suggest(chosen, self.target.float_formats)}"
+            )
+        return chosen
+
+    def _check_metric(self) -> None:
+        if self.options.max_drop is not None and self.evaluation is None:
+            raise OptionError("--max-drop needs evaluation data to measure the drop on; give --evaluation NPZ (with labels, for top-1).")
+        if self.metric is not None and self.metric.needs_labels and (self.evaluation is None or self.evaluation.labels is None):
+            raise OptionError(
+                f"The metric {self.metric.name} needs labels, and {'the evaluation data have none' if self.evaluation else 'there are no evaluation data'}; "
+                "give --evaluation NPZ with an array 'labels', or a metric without labels (agreement, sqnr)."
+            )
+
+    def run(self) -> Result:
+        """Transforms, measures, and writes if a folder was asked for."""
+        context = PassContext(
+            target=self.target,
+            calibration=self.calibration,
+            plan=self.plan,
+            statistics=Path(self.options.statistics) if self.options.statistics is not None else None,
+            float_format=self.float_format,
+            progress=self.progress,
+        )
+        checks = Checks(
+            probe=Probe(self.graph, self._probe_feeds()) if self.options.verify_each else None,
+            dump=Path(self.options.dump) if self.options.dump is not None else None,
+            on_pass=self.on_pass,
+        )
+        records = tuple(self.pipeline.run(self.graph, context, checks))
+        if PLAN not in self.graph.facts:
+            raise OptionError("The pipeline makes no plan; it needs assign_precision (see `qcompiler passes`).")
+        plan = self.graph.facts[PLAN]
+        if self.output is None:
+            return self._finish(records, plan, None, None, None)
+        with writing(self.output, force=self.options.force) as artifact:
+            return self._write(records, plan, artifact)
+
+    def _probe_feeds(self) -> dict[str, NDArray[Any]] | None:
+        data = self.calibration or self.evaluation
+        return next(iter(data.batches(2))) if data is not None and data.count >= 2 else None
+
+    def _write(self, records: tuple[PassRecord, ...], plan: Plan, artifact: Artifact) -> Result:
+        save(self.graph, artifact.folder / REFERENCE)
+        (artifact.folder / "plan.json").write_text(plan.to_json() + "\n", encoding="utf-8")
+        lower = part(self.target, "lower")
+        lowered: Lowered | None = lower.lower(self.graph, plan, self.target, artifact) if lower is not None else None
+        verifier = part(self.target, "verify")
+        verification: Verification | None = None
+        data = self.evaluation or self.calibration
+        if verifier is not None:
+            shapes = data.sample_shapes if data is not None else {}
+            verification = verifier.verify(VerifyJob(artifact.folder, self.graph, plan, self.target, data, shapes))
+        result = self._finish(records, plan, artifact, lowered, verification)
+        write_json(artifact.folder / "report.json", result.report)
+        (artifact.folder / "report.html").write_text(render_html(result.report), encoding="utf-8")
+        write_json(artifact.folder / "manifest.json", self._manifest(artifact))
+        return result
+
+    def _finish(
+        self, records: tuple[PassRecord, ...], plan: Plan, artifact: Artifact | None, lowered: Lowered | None, verification: Verification | None
+    ) -> Result:
+        evaluation = self._evaluate(artifact, lowered)
+        met = self._within_budget(evaluation)
+        report = make_report(
+            graph=self.graph,
+            source=self.source,
+            model_name=self.model_path.name if self.model_path is not None else self.source.name,
+            model_sha256=file_sha256(self.model_path) if self.model_path is not None else "",
+            float_bytes=self._float_bytes(),
+            target=self.target,
+            plan=plan,
+            records=records,
+            evaluation=evaluation,
+            evaluated_on="evaluation" if self.evaluation is not None else "calibration",
+            lowered=lowered,
+            verification=verification,
+            budget={"asked": {"max_drop": self.options.max_drop} if self.options.max_drop is not None else {}, "met": met},
+            seconds=time.perf_counter() - self.started,
+            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        )
+        return Result(report, plan, self.graph, records, self.output, verification, met)
+
+    def _float_bytes(self) -> int:
+        """Bytes of the source model: of its files where there are any, else of its constants."""
+        if self.model_path is None:
+            return sum(value.data.nbytes for value in self.source.constants if value.data is not None)
+        folder = self.model_path.parent
+        external = {Path(str(value.data.filename)) for value in self.source.constants if isinstance(value.data, np.memmap)}
+        return sum(path.stat().st_size for path in {self.model_path, *external} if path.is_relative_to(folder))
+
+    def _evaluate(self, artifact: Artifact | None, lowered: Lowered | None) -> Evaluation | None:
+        data = self.evaluation or self.calibration
+        if data is None:
+            return None
+        metric = self.metric
+        if self.evaluation is None and metric is None:
+            metric = metric_named("sqnr")
+        models = {"float": Session(self.source), "reference": Session(self.graph, optimize=False)}
+        if artifact is not None and lowered is not None and lowered.main.endswith(".onnx"):
+            models["artifact"] = Session(load(artifact.folder / lowered.main), optimize=False)
+        return evaluate_models(models, data, metric, progress=lambda done, total: self.progress("evaluating", done, total))
+
+    def _within_budget(self, evaluation: Evaluation | None) -> bool:
+        if self.options.max_drop is None or evaluation is None:
+            return True
+        before, after = evaluation.models["float"].metric, list(evaluation.models.values())[-1].metric
+        return evaluation.metric.drop(before, after) <= self.options.max_drop + 1e-12
+
+    def _manifest(self, artifact: Artifact) -> dict[str, Any]:
+        options = {
+            "target": self.target.label,
+            "float_format": self.float_format,
+            "pipeline": str(self.pipeline),
+            "metric": self.metric.name if self.metric is not None else "auto",
+            "max_drop": self.options.max_drop,
+            "plan": "given" if self.plan is not None else None,
+        }
+        inputs = {
+            "model": file_sha256(self.model_path) if self.model_path is not None else None,
+            "calibration": self.calibration.sha256() if self.calibration is not None else None,
+            "evaluation": self.evaluation.sha256() if self.evaluation is not None else None,
+            "descriptor": file_sha256(Path(self.target.file)),
+        }
+        hashes = {name: digest for name, digest in artifact.hashes().items() if not name.startswith("report.")}
+        return manifest(inputs, options, hashes)
+
+
+def _open_model(model: str | Path | onnx.ModelProto | Graph) -> Graph:
+    if isinstance(model, Graph):
+        return model.copy()
+    if isinstance(model, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return import_model(copy)
+    return load(model)
+
+
+def _read_plan(plan: Plan | Path | str | None) -> Plan | None:
+    if plan is None or isinstance(plan, Plan):
+        return plan
+    path = Path(plan)
+    try:
+        return Plan.from_json(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise PlanError(f"The plan {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise PlanError(f"The plan {path} is not text; use the plan.json of a compilation.") from error

@@ -1,0 +1,123 @@
+"""Runs models side by side on data and measures what they differ by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompiler.accumulators import Sums
+from qcompiler.metrics import Metric, auto
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qcompiler.data import DataSource
+    from qcompiler.runtime import Session
+
+Arrays = Mapping[str, "NDArray[Any]"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model did on the data, against the first.
+
+    Attributes:
+        metric: The metric's value.
+        sqnr_db: Signal to quantization noise over all outputs together, dB; inf for the same numbers.
+        max_abs_diff: Largest difference of an output element from the first model's.
+        mean_abs_diff: Mean difference.
+    """
+
+    metric: float
+    sqnr_db: float
+    max_abs_diff: float
+    mean_abs_diff: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Models by label, measured on the same samples.
+
+    Attributes:
+        metric: The metric that was used.
+        samples: How many samples went in.
+        models: By label, in the given order; the first one is the reference.
+    """
+
+    metric: Metric
+    samples: int
+    models: Mapping[str, Measured]
+
+
+def evaluate_models(
+    models: Mapping[str, Session],
+    source: DataSource,
+    metric: Metric | None,
+    *,
+    batch: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Runs all models over the data, batch by batch, and compares them with the first.
+
+    Args:
+        models: Sessions by label; the first is the reference, and has the outputs that the others must have.
+        source: The samples.
+        metric: None to choose by the outputs and labels, see `qcompiler.metrics.auto`.
+        batch: Samples at once.
+        progress: Told the samples done and all.
+
+    Raises:
+        DataError: The data or the metric do not fit.
+        ModelError: A model cannot be run.
+    """
+    labels = source.labels if metric is None or metric.needs_labels or metric.name not in _LABEL_FREE else None
+    streams = {label: session.stream(source, batch) for label, session in models.items()}
+    trackers: dict[str, _Tracker] = {}
+    seen = 0
+    for outputs in _together(streams):
+        reference = outputs[next(iter(outputs))]
+        count = len(next(iter(reference.values())))
+        part = labels[seen : seen + count] if labels is not None else None
+        if metric is None:
+            metric = auto(reference, labels)
+        for label, arrays in outputs.items():
+            tracker = trackers.setdefault(label, _Tracker(metric))
+            tracker.update({name: arrays[name] for name in reference if name in arrays}, part, reference)
+        seen += count
+        if progress is not None:
+            progress(seen, source.count)
+    assert metric is not None, "validated data have samples"
+    return Evaluation(metric, seen, {label: tracker.result() for label, tracker in trackers.items()})
+
+
+_LABEL_FREE = {"agreement", "sqnr", "cosine", "mse", "mae", "relative-error", "kl"}
+
+
+def _together(streams: Mapping[str, Iterator[Arrays]]) -> Iterator[dict[str, Arrays]]:
+    for rows in zip(*streams.values(), strict=True):
+        yield dict(zip(streams, rows, strict=True))
+
+
+class _Tracker:
+    def __init__(self, metric: Metric) -> None:
+        self.accumulator = metric.accumulator()
+        self.sums = Sums()
+        self.largest, self.total, self.count = 0.0, 0.0, 0
+
+    def update(self, outputs: Arrays, labels: NDArray[Any] | None, reference: Arrays) -> None:
+        self.accumulator.update(outputs, labels, reference)
+        for name, array in outputs.items():
+            if array.dtype.kind != "f":
+                continue
+            gap = np.abs(array.astype(np.float64) - reference[name])
+            self.sums.add(reference[name], array)
+            self.largest = max(self.largest, float(gap.max(initial=0.0)))
+            self.total += float(gap.sum())
+            self.count += gap.size
+
+    def result(self) -> Measured:
+        mean = self.total / self.count if self.count else 0.0
+        return Measured(self.accumulator.result(), self.sums.sqnr_db(), self.largest, mean)

@@ -1,0 +1,88 @@
+"""The contract of a target's two optional modules.
+
+`lower.py` has `lower(graph, plan, target, artifact) -> Lowered`: it consumes graph, regions and plan, decides nothing,
+and writes the target's files. `verify.py` has `verify(job) -> Verification`: it runs or builds what was written in the
+best real consumer that is installed, and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qcompiler.data import DataSource
+    from qcompiler.ir.graph import Graph
+    from qcompiler.ir.plan import Plan
+    from qcompiler.target import Target
+
+Arrays = dict[str, "NDArray[Any]"]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What lowering wrote.
+
+    Attributes:
+        main: The file or folder that the target's tools take, relative to the artifact's folder.
+        size: Bytes of what goes on the device.
+        next_step: What the user does with it, a command where there is one.
+        runner: Runs the written artifact on a batch where that is possible here (on what is on disk, not on the graph).
+    """
+
+    main: str
+    size: int
+    next_step: str = ""
+    runner: Callable[[Path], Callable[[DataSource], Any]] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class VerifyJob:
+    """What verification has to know.
+
+    Attributes:
+        folder: Where the artifact lies now.
+        graph: The reference graph (QDQ).
+        plan: Its plan.
+        target: The target.
+        data: Samples to compare on, if there are any.
+        input_shapes: Shapes of the samples by input, batch axis left out.
+    """
+
+    folder: Path
+    graph: Graph
+    plan: Plan
+    target: Target
+    data: DataSource | None
+    input_shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of it.
+
+    Attributes:
+        consumer: What took the artifact, e.g. "TensorRT-RTX builder"; or the static rules where nothing was installed.
+        version: Its version; empty for static rules.
+        ran: Whether a real consumer took it.
+        passed: Whether everything is as planned.
+        summary: One sentence for people.
+        problems: What is not as planned, one sentence each.
+        max_abs_diff: Largest difference of outputs from the reference graph, where the artifact was run.
+        mean_abs_diff: Mean difference.
+        details: More, for the report.
+    """
+
+    consumer: str
+    version: str
+    ran: bool
+    passed: bool
+    summary: str
+    problems: tuple[str, ...] = ()
+    max_abs_diff: float | None = None
+    mean_abs_diff: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
