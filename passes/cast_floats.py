@@ -64,7 +64,11 @@ class CastFloats(Pass):
 def _is_castable(node: Node) -> bool:
     row = ops.info(node)
     known = ops.is_known(node.op) and (row.kind != "other" or node.op == "Resize") and node.op != "Cast"
-    return known and not node.subgraphs and any(value is not None and value.dtype == np.float32 for value in node.outputs)
+    return (
+        known
+        and not node.subgraphs
+        and any(value is not None and value.dtype == np.float32 for value in node.outputs)
+    )
 
 
 def _overflow(graph: Graph, node: Node, narrow: Format) -> str:
@@ -73,7 +77,12 @@ def _overflow(graph: Graph, node: Node, narrow: Format) -> str:
         if value.data is not None and value.dtype == np.float32 and _exceeds(value.data, narrow.maximum):
             return f"the constant {value.name!r} exceeds {narrow.name}"
     for value in node.outputs:
-        if value is not None and ranges is not None and ranges.statistics is not None and value.name in ranges.statistics:
+        if (
+            value is not None
+            and ranges is not None
+            and ranges.statistics is not None
+            and value.name in ranges.statistics
+        ):
             seen = ranges.statistics[value.name]
             if max(-float(seen.low[0]), float(seen.high[0])) > narrow.maximum / 2:
                 return f"{value.name!r} was observed up to {float(seen.high[0]):.3g}, too near the limit of {narrow.name}"
@@ -104,13 +113,20 @@ class _Caster:
     def remove_unused(self) -> None:
         """Removes the float32 copies that no reader was left for."""
         for wide in self.copies:
-            if wide.producer is not None and wide.producer.op == "Cast" and not wide.uses and not wide.is_output:
+            if (
+                wide.producer is not None
+                and wide.producer.op == "Cast"
+                and not wide.uses
+                and not wide.is_output
+            ):
                 self.graph.remove(wide.producer)
 
     def _narrowed(self, value: Value) -> Value:
         if value not in self.copies:
             if value.data is not None:
-                copy = self.graph.add_constant(f"{value.name}.{self.narrow.name}", np.asarray(value.data).astype(self.narrow.dtype))
+                copy = self.graph.add_constant(
+                    f"{value.name}.{self.narrow.name}", np.asarray(value.data).astype(self.narrow.dtype)
+                )
             else:
                 copy = self._cast_node(value, f"{value.name}.{self.narrow.name}", self.narrow.dtype)
             self.copies[value] = copy

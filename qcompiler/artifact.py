@@ -50,7 +50,11 @@ class Artifact:
     def size(self, name: str) -> int:
         """Bytes of a file, or of all files under a folder."""
         path = self.folder / name
-        return sum(item.stat().st_size for item in path.rglob("*") if item.is_file()) if path.is_dir() else path.stat().st_size
+        return (
+            sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+            if path.is_dir()
+            else path.stat().st_size
+        )
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every file written so far, by its path in the folder."""
@@ -69,7 +73,9 @@ def file_sha256(path: Path) -> str:
 
 def write_json(path: Path, table: Any) -> None:
     """Writes JSON that people can read and tools can diff; numbers that are no numbers become null."""
-    path.write_text(json.dumps(plain(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(plain(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def plain(item: Any) -> Any:
@@ -90,14 +96,22 @@ def check_destination(destination: Path, *, force: bool) -> None:
         OutputError: It exists and may not be replaced, or its parent cannot be written to.
     """
     if destination.exists() and not force:
-        raise OutputError(f"The output folder {destination} exists; name another, or replace it with --force.")
-    if destination.exists() and not (destination.is_dir() and ((destination / "manifest.json").exists() or not any(destination.iterdir()))):
-        raise OutputError(f"{destination} exists and was not written by qcompiler (it has no manifest.json); it is not replaced, even with --force.")
+        raise OutputError(
+            f"The output folder {destination} exists; name another, or replace it with --force."
+        )
+    if destination.exists() and not (
+        destination.is_dir() and ((destination / "manifest.json").exists() or not any(destination.iterdir()))
+    ):
+        raise OutputError(
+            f"{destination} exists and was not written by qcompiler (it has no manifest.json); it is not replaced, even with --force."
+        )
     parent = destination.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"The output folder {destination} cannot be made: {parent} is no folder that can be written to.")
+        raise OutputError(
+            f"The output folder {destination} cannot be made: {parent} is no folder that can be written to."
+        )
 
 
 @contextlib.contextmanager
@@ -120,9 +134,13 @@ def writing(destination: Path, *, force: bool = False) -> Iterator[Artifact]:
         _move(folder, destination)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputError(f"The disk is full: {destination} could not be written ({error.strerror}). Nothing was left behind.") from error
+            raise OutputError(
+                f"The disk is full: {destination} could not be written ({error.strerror}). Nothing was left behind."
+            ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise OutputError(f"{destination} could not be written: {error.strerror}. Nothing was left behind.") from error
+            raise OutputError(
+                f"{destination} could not be written: {error.strerror}. Nothing was left behind."
+            ) from error
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -54,7 +54,7 @@ def collect(
         batch: How many samples to run at once where the model leaves it open; by default so many that the observed values
             fit the cache or nearly so. The statistics depend on it only as onnxruntime's own results may, in their last bits.
         per_channel: Channel axis by name, of values to observe per channel as well.
-        drawn: How many elements to draw per sample and value for the histogram; smaller tensors are counted whole.
+        drawn: How many elements to draw per sample and value for the histogram at most; see `observe`.
         threads: As in `Session`.
         progress: Told after every batch.
 

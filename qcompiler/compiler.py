@@ -125,7 +125,9 @@ def compile(  # noqa: A001 - qc.compile is what people expect to write
     Raises:
         QCompilerError: Bad input; the message says what is wrong, where, and what to do.
     """
-    return _Compilation(model, target, calibration, evaluation, output, make_options(options), progress, on_pass).run()
+    return _Compilation(
+        model, target, calibration, evaluation, output, make_options(options), progress, on_pass
+    ).run()
 
 
 def make_options(given: Mapping[str, Any]) -> Options:
@@ -153,7 +155,10 @@ def default_pipeline(target: Target, graph: Graph, options: Options) -> Pipeline
         pipeline = Pipeline.parse(options.pipeline, find_pass)
     else:
         pipeline = Pipeline.parse(DEFAULT_PIPELINE, find_pass)
-        if any(node.op in ("QuantizeLinear", "DequantizeLinear") or node.op.startswith("QLinear") for node in graph.topological()):
+        if any(
+            node.op in ("QuantizeLinear", "DequantizeLinear") or node.op.startswith("QLinear")
+            for node in graph.topological()
+        ):
             pipeline = Pipeline((find_pass("raise_qdq")(), *pipeline.passes))
         prepared = [entry for text in target.prepare for entry in Pipeline.parse(text, find_pass)]
         pipeline = pipeline.insert_before("fuse", *prepared) if prepared else pipeline
@@ -167,7 +172,9 @@ def _with_options(pipeline: Pipeline, options: Mapping[str, Mapping[str, Any]]) 
     names = {entry.name for entry in pipeline}
     for name in options:
         if name not in names:
-            raise OptionError(f"Options are given for the pass {name!r}, which is not in the pipeline{suggest(name, names)}")
+            raise OptionError(
+                f"Options are given for the pass {name!r}, which is not in the pipeline{suggest(name, names)}"
+            )
     passes = []
     for entry in pipeline:
         changed = options.get(entry.name)
@@ -204,7 +211,9 @@ class _Compilation:
         self.model_path = Path(model) if isinstance(model, str | Path) else None
         self.graph = _open_model(model)
         self.source = self.graph.copy()
-        self.calibration = DataSource.open(calibration).validate(self.graph) if calibration is not None else None
+        self.calibration = (
+            DataSource.open(calibration).validate(self.graph) if calibration is not None else None
+        )
         self.evaluation = DataSource.open(evaluation).validate(self.graph) if evaluation is not None else None
         self._check_metric()
         self.pipeline = default_pipeline(self.target, self.graph, options)
@@ -221,8 +230,14 @@ class _Compilation:
 
     def _check_metric(self) -> None:
         if self.options.max_drop is not None and self.evaluation is None:
-            raise OptionError("--max-drop needs evaluation data to measure the drop on; give --evaluation NPZ (with labels, for top-1).")
-        if self.metric is not None and self.metric.needs_labels and (self.evaluation is None or self.evaluation.labels is None):
+            raise OptionError(
+                "--max-drop needs evaluation data to measure the drop on; give --evaluation NPZ (with labels, for top-1)."
+            )
+        if (
+            self.metric is not None
+            and self.metric.needs_labels
+            and (self.evaluation is None or self.evaluation.labels is None)
+        ):
             raise OptionError(
                 f"The metric {self.metric.name} needs labels, and {'the evaluation data have none' if self.evaluation else 'there are no evaluation data'}; "
                 "give --evaluation NPZ with an array 'labels', or a metric without labels (agreement, sqnr)."
@@ -245,7 +260,9 @@ class _Compilation:
         )
         records = tuple(self.pipeline.run(self.graph, context, checks))
         if PLAN not in self.graph.facts:
-            raise OptionError("The pipeline makes no plan; it needs assign_precision (see `qcompiler passes`).")
+            raise OptionError(
+                "The pipeline makes no plan; it needs assign_precision (see `qcompiler passes`)."
+            )
         plan = self.graph.facts[PLAN]
         if self.output is None:
             return self._finish(records, plan, None, None, None)
@@ -260,13 +277,17 @@ class _Compilation:
         save(self.graph, artifact.folder / REFERENCE)
         (artifact.folder / "plan.json").write_text(plan.to_json() + "\n", encoding="utf-8")
         lower = part(self.target, "lower")
-        lowered: Lowered | None = lower.lower(self.graph, plan, self.target, artifact) if lower is not None else None
+        lowered: Lowered | None = (
+            lower.lower(self.graph, plan, self.target, artifact) if lower is not None else None
+        )
         verifier = part(self.target, "verify")
         verification: Verification | None = None
         data = self.evaluation or self.calibration
         if verifier is not None:
             shapes = data.sample_shapes if data is not None else {}
-            verification = verifier.verify(VerifyJob(artifact.folder, self.graph, plan, self.target, data, shapes))
+            verification = verifier.verify(
+                VerifyJob(artifact.folder, self.graph, plan, self.target, data, shapes)
+            )
         result = self._finish(records, plan, artifact, lowered, verification)
         write_json(artifact.folder / "report.json", result.report)
         (artifact.folder / "report.html").write_text(render_html(result.report), encoding="utf-8")
@@ -274,7 +295,12 @@ class _Compilation:
         return result
 
     def _finish(
-        self, records: tuple[PassRecord, ...], plan: Plan, artifact: Artifact | None, lowered: Lowered | None, verification: Verification | None
+        self,
+        records: tuple[PassRecord, ...],
+        plan: Plan,
+        artifact: Artifact | None,
+        lowered: Lowered | None,
+        verification: Verification | None,
     ) -> Result:
         evaluation = self._evaluate(artifact, lowered)
         met = self._within_budget(evaluation)
@@ -291,7 +317,10 @@ class _Compilation:
             evaluated_on="evaluation" if self.evaluation is not None else "calibration",
             lowered=lowered,
             verification=verification,
-            budget={"asked": {"max_drop": self.options.max_drop} if self.options.max_drop is not None else {}, "met": met},
+            budget={
+                "asked": {"max_drop": self.options.max_drop} if self.options.max_drop is not None else {},
+                "met": met,
+            },
             seconds=time.perf_counter() - self.started,
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
@@ -302,8 +331,14 @@ class _Compilation:
         if self.model_path is None:
             return sum(value.data.nbytes for value in self.source.constants if value.data is not None)
         folder = self.model_path.parent
-        external = {Path(str(value.data.filename)) for value in self.source.constants if isinstance(value.data, np.memmap)}
-        return sum(path.stat().st_size for path in {self.model_path, *external} if path.is_relative_to(folder))
+        external = {
+            Path(str(value.data.filename))
+            for value in self.source.constants
+            if isinstance(value.data, np.memmap)
+        }
+        return sum(
+            path.stat().st_size for path in {self.model_path, *external} if path.is_relative_to(folder)
+        )
 
     def _evaluate(self, artifact: Artifact | None, lowered: Lowered | None) -> Evaluation | None:
         data = self.evaluation or self.calibration
@@ -313,9 +348,18 @@ class _Compilation:
         if self.evaluation is None and metric is None:
             metric = metric_named("sqnr")
         models = {"float": Session(self.source), "reference": Session(self.graph, optimize=False)}
-        if artifact is not None and lowered is not None and lowered.main.endswith(".onnx"):
+        runnable = artifact is not None and lowered is not None and lowered.main.endswith(".onnx")
+        same = runnable and _same_bytes(artifact.folder / REFERENCE, artifact.folder / lowered.main)
+        if runnable and not same:
             models["artifact"] = Session(load(artifact.folder / lowered.main), optimize=False)
-        return evaluate_models(models, data, metric, progress=lambda done, total: self.progress("evaluating", done, total))
+        result = evaluate_models(
+            models, data, metric, progress=lambda done, total: self.progress("evaluating", done, total)
+        )
+        if same:  # the reference is the artifact: running it again would show nothing
+            return dataclasses.replace(
+                result, models={**result.models, "artifact": result.models["reference"]}
+            )
+        return result
 
     def _within_budget(self, evaluation: Evaluation | None) -> bool:
         if self.options.max_drop is None or evaluation is None:
@@ -338,8 +382,14 @@ class _Compilation:
             "evaluation": self.evaluation.sha256() if self.evaluation is not None else None,
             "descriptor": file_sha256(Path(self.target.file)),
         }
-        hashes = {name: digest for name, digest in artifact.hashes().items() if not name.startswith("report.")}
+        hashes = {
+            name: digest for name, digest in artifact.hashes().items() if not name.startswith("report.")
+        }
         return manifest(inputs, options, hashes)
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    return first.stat().st_size == second.stat().st_size and file_sha256(first) == file_sha256(second)
 
 
 def _open_model(model: str | Path | onnx.ModelProto | Graph) -> Graph:

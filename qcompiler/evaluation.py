@@ -73,7 +73,9 @@ def evaluate_models(
         DataError: The data or the metric do not fit.
         ModelError: A model cannot be run.
     """
-    labels = source.labels if metric is None or metric.needs_labels or metric.name not in _LABEL_FREE else None
+    labels = (
+        source.labels if metric is None or metric.needs_labels or metric.name not in _LABEL_FREE else None
+    )
     streams = {label: session.stream(source, batch) for label, session in models.items()}
     trackers: dict[str, _Tracker] = {}
     seen = 0

@@ -105,7 +105,8 @@ def observe(
         graph: The graph; not changed.
         values: Names of the float values to observe whole.
         per_channel: Channel axis by name, of values to observe per channel (as well).
-        drawn: How many elements to draw per sample and value; smaller tensors are taken whole.
+        drawn: How many elements to draw per sample and value at most; of a tensor below 32 times as many, one in 32, but no fewer
+            than 256 or all there are.
         has_batch_axis: Whether the first axis of the inputs counts samples.
 
     Raises:
@@ -190,13 +191,13 @@ class _Builder:
                 if max(strides) > 1
                 else source
             )
-            drawn = self._draw_flat(grid, pixels)
+            drawn = self._draw_flat(grid, pixels, _product(sizes))
             return Observation(value.name, None, 1, high, None, drawn, elements=_product(sizes))
         flat = self._flat(source)
         high = self._emit("high", self._reduce("ReduceMax", flat, 1, keep=True), 1)
         low = self._emit("low", self._reduce("ReduceMin", flat, 1, keep=True), 1) if signed else None
         elements = _product(sizes)
-        drawn = self._draw_flat(flat, elements)
+        drawn = self._draw_flat(flat, elements, elements)
         size = self._emit_size(flat, 1) if elements is None else None
         return Observation(value.name, None, 1, high, low, drawn, elements=elements, size=size)
 
@@ -294,9 +295,11 @@ class _Builder:
     def _count(self, value: Value, axis: int) -> Value:
         return self._op("Shape", [value], {"start": axis, "end": axis + 1})
 
-    def _draw_flat(self, value: Value, size: int | None) -> Columns:
+    def _draw_flat(self, value: Value, size: int | None, elements: int | None) -> Columns:
         """Drawn elements of a whole tensor; where the size allows, four neighbours at a time, at a quarter of the cost."""
         count = self._drawn
+        if elements is not None:
+            count = min(count, max(elements // _SHARE, _FEWEST) // _RUN * _RUN)
         if size is not None and size > count and size % _RUN == 0 and count % _RUN == 0:
             runs = self._reshape(value, self._row, -1, _RUN)
             where = self._ints(*_positions(count // _RUN, size // _RUN))
@@ -316,6 +319,8 @@ class _Builder:
 
 _BITS = 30  # positions in an axis of unknown size are fractions of this precision
 _RUN = 4
+_SHARE = 32  # of a small tensor no more than one element in 32 is drawn, or counting would take longer than the model
+_FEWEST = 256
 
 
 def _positions(count: int, size: int) -> tuple[int, ...]:

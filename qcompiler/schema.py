@@ -1,6 +1,7 @@
 """Reads tables (TOML, JSON) into frozen dataclasses: the fields are the schema.
 
-Unknown keys, missing keys and wrong values are refused with the file, the key's path and what is accepted.
+Unknown keys, missing keys and wrong values are refused with the file, the key's path and what is accepted. A field with
+`metadata={"key": False}` is no key of the file.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ class SchemaReader:
         if not isinstance(table, Mapping):
             raise self.fail(key or "the file", f"expected a table, found {_kind_name(table)}")
         hints = typing.get_type_hints(kind)
-        entries = {_key(entry): entry for entry in dataclasses.fields(kind) if entry.init}  # type: ignore[arg-type]
+        fields = dataclasses.fields(typing.cast("Any", kind))
+        entries = {entry.name: entry for entry in fields if entry.metadata.get("key", True)}
         for name in table:
             if name not in entries:
                 raise self.fail(_join(key, name), f"unknown key{suggest(name, entries)}")
         values: dict[str, Any] = {}
         for name, entry in entries.items():
             if name in table:
-                values[entry.name] = self._value(hints[entry.name], table[name], _join(key, name))
+                values[entry.name] = self.value(hints[entry.name], table[name], _join(key, name))
             elif entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
                 raise self.fail(_join(key, name), "this key is required and missing")
         try:
@@ -56,36 +58,38 @@ class SchemaReader:
         except ValueError as error:
             raise self.fail(key or "the file", str(error)) from error
 
-    def _value(self, hint: Any, given: Any, key: str) -> Any:
+    def value(self, hint: Any, given: Any, key: str) -> Any:
+        """A value read as its declared type says.
+
+        Raises:
+            QCompilerError: Of the reader's class: it does not fit.
+        """
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if hint is Any:
             return given
         if origin in (typing.Union, types.UnionType):
-            return self._union(arguments, given, key)
+            kinds = [kind for kind in arguments if kind is not type(None)]
+            if len(kinds) > 1:
+                raise TypeError(f"{key}: a field of a table has one type, or one type or None, not {hint}")
+            return self.value(kinds[0], given, key)
         if origin is typing.Literal:
             if given not in arguments:
                 raise self.fail(key, f"{given!r} is not accepted{suggest(str(given), map(str, arguments))}")
             return given
         if origin is tuple:
             items = given if isinstance(given, list) else [given]
-            return tuple(
-                self._value(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(items)
-            )
-        if origin in (Mapping, dict) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+            return tuple(self.value(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(items))
+        if origin is list:
+            if not isinstance(given, list):
+                raise self.fail(key, f"expected a list, found {_kind_name(given)}")
+            return [self.value(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(given)]
+        if isinstance(origin, type) and issubclass(origin, Mapping):
             if not isinstance(given, Mapping):
                 raise self.fail(key, f"expected a table, found {_kind_name(given)}")
-            return {name: self._value(arguments[1], item, _join(key, name)) for name, item in given.items()}
+            return {name: self.value(arguments[1], item, _join(key, name)) for name, item in given.items()}
         if dataclasses.is_dataclass(hint):
             return self.read(typing.cast("type[Any]", hint), given, key)
         return self._scalar(hint, given, key)
-
-    def _union(self, arguments: tuple[Any, ...], given: Any, key: str) -> Any:
-        kinds = [kind for kind in arguments if kind is not type(None)]
-        for kind in kinds[:-1]:
-            plain = typing.get_origin(kind) or kind
-            if isinstance(plain, type) and isinstance(given, plain):
-                return self._value(kind, given, key)
-        return self._value(kinds[-1], given, key)
 
     def _scalar(self, hint: Any, given: Any, key: str) -> Any:
         if hint is float and isinstance(given, int) and not isinstance(given, bool):
@@ -93,11 +97,6 @@ class SchemaReader:
         if not isinstance(given, hint) or (isinstance(given, bool) and hint is not bool):
             raise self.fail(key, f"expected {_type_name(hint)}, found {given!r}")
         return given
-
-
-def _key(entry: dataclasses.Field[Any]) -> str:
-    """The key in the file; `metadata={"key": ...}` where the field's name would not do."""
-    return str(entry.metadata.get("key", entry.name))
 
 
 def _join(key: str, name: str) -> str:
@@ -111,4 +110,5 @@ def _type_name(hint: Any) -> str:
 
 
 def _kind_name(given: Any) -> str:
-    return f"{type(given).__name__} {given!r}"
+    kind = {str: "text", int: "an integer", float: "a number", bool: "a truth value", list: "a list"}
+    return f"{kind.get(type(given), type(given).__name__)} {given!r}"

@@ -41,11 +41,16 @@ _DATA_ONLY = {
 
 def not_negative(graph: Graph) -> set[Value]:
     """The values that cannot hold a negative number, as far as the operators tell."""
-    found = {value for value in graph.constants if value.dtype is not None and _constant_not_negative(value)}
+    found = constants_not_negative(graph)
     for node in graph.topological():
-        if _keeps_sign(node, found):
+        if keeps_sign(node, found):
             found.update(value for value in node.outputs if value is not None)
     return found
+
+
+def constants_not_negative(graph: Graph) -> set[Value]:
+    """The small constants that hold no negative number."""
+    return {value for value in graph.constants if value.dtype is not None and _constant_not_negative(value)}
 
 
 def _constant_not_negative(value: Value) -> bool:
@@ -57,7 +62,8 @@ def _constant_not_negative(value: Value) -> bool:
     )
 
 
-def _keeps_sign(node: Node, known: set[Value]) -> bool:
+def keeps_sign(node: Node, known: set[Value]) -> bool:
+    """Whether a node's outputs cannot be negative, given the values that are known not to be."""
     if node.domain:
         return False
     if node.op in _NOT_NEGATIVE:
@@ -65,6 +71,8 @@ def _keeps_sign(node: Node, known: set[Value]) -> bool:
     if node.op == "Clip":
         low = node.input(1)
         return low is not None and low in known
+    if node.op == "Pad":
+        return all(value is None or value in known for value in (node.input(0), node.input(2)))
     if node.op not in _KEEP_SIGN:
         return False
     operands = node.inputs[:1] if node.op in _DATA_ONLY else node.inputs

@@ -73,7 +73,7 @@ def assert_matches(statistics: Statistics, expected: dict[str, np.ndarray], tole
         )
         assert entry.samples == len(array)
         assert entry.elements == array.size
-        assert entry.drawn.total >= min(array.size, 1024 * len(array))
+        assert entry.drawn.total >= min(array.size, 256 * len(array))
 
 
 @pytest.mark.parametrize("batch", ["batch", None, 1, 4])

@@ -53,7 +53,11 @@ def make_report(
             "name": model_name,
             "sha256": model_sha256,
             "nodes": source.node_count,
-            "parameters": sum(value.data.size for value in source.constants if value.data is not None and value.data.dtype.kind == "f"),
+            "parameters": sum(
+                value.data.size
+                for value in source.constants
+                if value.data is not None and value.data.dtype.kind == "f"
+            ),
         },
         "target": {
             "name": target.name,
@@ -62,7 +66,8 @@ def make_report(
             "note": device.note if device is not None else "",
         },
         "nodes": _nodes(graph, plan, target),
-        "weight_bits": sum(count * bits for count, bits in weights) / max(sum(count for count, _ in weights), 1),
+        "weight_bits": sum(count * bits for count, bits in weights)
+        / max(sum(count for count, _ in weights), 1),
         "size_bytes": {
             "float": float_bytes,
             "compiled": lowered.size if lowered is not None else _constant_bytes(graph),
@@ -77,7 +82,10 @@ def make_report(
                 "counts": record.counts,
                 "nodes": list(record.nodes),
                 "error": record.error,
-                "diagnostics": [{"level": item.level.value, "node": item.node, "message": item.message} for item in record.diagnostics],
+                "diagnostics": [
+                    {"level": item.level.value, "node": item.node, "message": item.message}
+                    for item in record.diagnostics
+                ],
             }
             for record in records
         ],
@@ -110,9 +118,22 @@ def _node(
 ) -> dict[str, Any]:
     row = ops.info(node)
     read = {slot: uses.get((node.name, slot)) for slot in range(len(node.inputs))}
-    inputs = [str(group.encoding) if group is not None else plan.float_format for slot, group in read.items() if row.role(slot) == "data"]
-    weight = next((str(group.encoding) for slot, group in read.items() if row.role(slot) == "weight" and group is not None), None)
-    output = next((stored[value.name] for value in node.outputs if value is not None and value.name in stored), None)
+    inputs = [
+        str(group.encoding) if group is not None else plan.float_format
+        for slot, group in read.items()
+        if row.role(slot) == "data"
+    ]
+    weight = next(
+        (
+            str(group.encoding)
+            for slot, group in read.items()
+            if row.role(slot) == "weight" and group is not None
+        ),
+        None,
+    )
+    output = next(
+        (stored[value.name] for value in node.outputs if value is not None and value.name in stored), None
+    )
     return {
         "name": node.name,
         "origin": list(node.origin),
@@ -147,7 +168,14 @@ def _weights(graph: Graph, plan: Plan) -> list[tuple[int, int]]:
             value = value.producer.input(0)
         if value is None or value.data is None:
             continue
-        group = next((item for item in plan.groups if any((use.node, use.slot) == (node.name, 1) for use in item.uses)), None)
+        group = next(
+            (
+                item
+                for item in plan.groups
+                if any((use.node, use.slot) == (node.name, 1) for use in item.uses)
+            ),
+            None,
+        )
         bits = group.encoding.format.bits if group is not None else value.data.dtype.itemsize * 8
         found[value.name] = (value.data.size, bits)
     return list(found.values())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qcompiler.targets.tensorrt.rules import check_rules
+
 from qcompiler.errors import TargetError
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.onnx_import import read_proto
 from qcompiler.lowering import Lowered
-from qcompiler.targets.tensorrt.rules import check_rules
 
 if TYPE_CHECKING:
     from qcompiler.artifact import Artifact
@@ -41,7 +42,9 @@ def lower(graph: Graph, plan: Plan, target: Target, artifact: Artifact) -> Lower
     files = save(graph, artifact.path(MODEL))
     broken = [item for item in check_rules(read_proto(files[0])) if item.severity == "error"]
     if broken:
-        raise TargetError(f"The graph cannot be given to TensorRT: {broken[0].message} ({len(broken)} such places, rule {broken[0].rule}).")
+        raise TargetError(
+            f"The graph cannot be given to TensorRT: {broken[0].message} ({len(broken)} such places, rule {broken[0].rule})."
+        )
     for extra in files[1:]:
         artifact.path(extra.name)
     commands = _BUILD.format(model=MODEL, shapes=_profile(graph))
@@ -53,7 +56,11 @@ def lower(graph: Graph, plan: Plan, target: Target, artifact: Artifact) -> Lower
 
 def _profile(graph: Graph) -> str:
     """The options that trtexec needs for open dimensions: batches of 1 to 32, other open sizes left to fill in."""
-    open_inputs = [value for value in graph.inputs if value.shape and any(not isinstance(dim, int) for dim in value.shape)]
+    open_inputs = [
+        value
+        for value in graph.inputs
+        if value.shape and any(not isinstance(dim, int) for dim in value.shape)
+    ]
     if not open_inputs:
         return ""
     options = []
@@ -61,7 +68,10 @@ def _profile(graph: Graph) -> str:
         shapes = []
         for value in open_inputs:
             assert value.shape is not None
-            dims = [dim if isinstance(dim, int) else (batch if axis == 0 else f"<{dim}>") for axis, dim in enumerate(value.shape)]
+            dims = [
+                dim if isinstance(dim, int) else (batch if axis == 0 else f"<{dim}>")
+                for axis, dim in enumerate(value.shape)
+            ]
             shapes.append(f"{value.name}:{'x'.join(map(str, dims))}")
         options.append(f" --{name}={','.join(shapes)}")
     return "".join(options)

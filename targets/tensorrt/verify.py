@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qcompiler.ir.onnx_import import read_proto
-from qcompiler.lowering import Verification, VerifyJob
 from qcompiler.targets.tensorrt import builder
 from qcompiler.targets.tensorrt.lower import MODEL
 from qcompiler.targets.tensorrt.rules import check_rules
 
+from qcompiler.ir.onnx_import import read_proto
+from qcompiler.lowering import Verification, VerifyJob
+
 if TYPE_CHECKING:
-    from qcompiler.ir.plan import Plan
     from qcompiler.targets.tensorrt.builder import BuildReport
+
+    from qcompiler.ir.plan import Plan
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 
@@ -29,15 +31,24 @@ def verify(job: VerifyJob) -> Verification:
             f"{'no' if not broken else len(broken)} broken rules for Q/DQ (checked statically). No TensorRT builder was there: "
             'pip install "qcompiler[tensorrt]" adds one that needs no GPU.'
         )
-        return Verification("static rules", "", False, not broken, summary, broken, details={"warnings": list(warnings)})
+        return Verification(
+            "static rules", "", False, not broken, summary, broken, details={"warnings": list(warnings)}
+        )
     shapes = {name: (1, *shape) for name, shape in job.input_shapes.items()}
     report = builder.build(
-        path.read_bytes(), device=job.target.chosen_device, shapes=shapes, external_data=job.folder if _is_external(job) else None
+        path.read_bytes(),
+        device=job.target.chosen_device,
+        shapes=shapes,
+        external_data=job.folder if _is_external(job) else None,
     )
     problems = (*broken, *_problems(report, job.plan))
     kept = len(report.int8_weighted | report.fp8_weighted | report.weight_only)
     summary = f"{kept} of {len(report.weighted)} convolutions and matrix products got quantized operands"
-    summary += f", as planned ({report.built_for})" if not problems else f"; {len(problems)} differ from the plan ({report.built_for})"
+    summary += (
+        f", as planned ({report.built_for})"
+        if not problems
+        else f"; {len(problems)} differ from the plan ({report.built_for})"
+    )
     details = {
         "built_for": report.built_for,
         "note": report.note,
@@ -49,7 +60,9 @@ def verify(job: VerifyJob) -> Verification:
         "kernels": len(report.layers),
         "warnings": [*warnings, *report.warnings],
     }
-    return Verification("TensorRT-RTX builder", version, True, not problems, summary, problems, details=details)
+    return Verification(
+        "TensorRT-RTX builder", version, True, not problems, summary, problems, details=details
+    )
 
 
 def _is_external(job: VerifyJob) -> bool:
@@ -58,7 +71,9 @@ def _is_external(job: VerifyJob) -> bool:
 
 def _problems(report: BuildReport, plan: Plan) -> list[str]:
     """What the builder refused, or computes in another type than the plan says."""
-    problems = [f"parser: {error}" for error in report.parser_errors] + [f"builder: {error}" for error in report.errors]
+    problems = [f"parser: {error}" for error in report.parser_errors] + [
+        f"builder: {error}" for error in report.errors
+    ]
     if not report.built:
         return problems or ["the builder made no engine and gave no reason"]
     quantized = report.int8_weighted | report.fp8_weighted | report.weight_only
