@@ -91,17 +91,14 @@ def _row_refusal(target: Target, region: Region, row: Row) -> str | None:
     reason = target.device_refusal(row)
     if reason is not None:
         return reason
-    for limit in row.limits:
-        reason = refusal(region.match, limit)
-        if reason is not None:
-            return reason
+    reason = refusal(region.match, row.limits)
+    if reason is not None:
+        return reason
     for operand, spec in target.row_specs(row).items():
-        value = region.operand(operand)
-        if value is None or not spec.is_quantized:
-            continue
-        reason = operand_refusal(region, operand, value, spec)
-        if reason is not None:
-            return f"{operand} ({value.name}) {reason}"
+        for value in dict.fromkeys(use_value(use) for use in region.uses.get(operand, ())):
+            reason = operand_refusal(region, operand, value, spec) if spec.is_quantized else None
+            if reason is not None:
+                return f"{operand} ({value.name}) {reason}"
     return None
 
 

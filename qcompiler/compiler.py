@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_PIPELINE = (
-    "canonicalize,fold_constants,fold_batch_norm,fuse_composites,canonicalize,"
+    "fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize,"
     "fuse,calibrate,assign_precision,correct_bias,insert_qdq,cast_floats"
 )
 """What every target gets; passes that the target prepares with, and the user's, come before `fuse`."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +33,12 @@ class Predicate:
 
     Attributes:
         check: The function; its keyword parameters are what descriptors give.
-        parameters: Their names.
+        parameters: Their names and types.
         required: Those without a default.
     """
 
     check: Check
-    parameters: tuple[str, ...]
+    parameters: Mapping[str, Any]
     required: tuple[str, ...]
 
     @property
@@ -53,30 +56,28 @@ def predicate(name: str) -> Callable[[Check], Check]:
 
     def register(check: Check) -> Check:
         parameters = list(inspect.signature(check).parameters.values())[1:]
+        # Only the parameters' annotations are resolved: that of the match may be known to type checkers alone.
+        holder = types.SimpleNamespace(__annotations__={item.name: item.annotation for item in parameters})
+        module = vars(sys.modules[check.__module__])
         required = tuple(item.name for item in parameters if item.default is inspect.Parameter.empty)
-        PREDICATES[name] = Predicate(check, tuple(item.name for item in parameters), required)
+        PREDICATES[name] = Predicate(check, typing.get_type_hints(holder, module), required)
         return check
 
     return register
 
 
-def refusal(match: Match, limit: Any) -> str | None:
-    """Why a limit of a descriptor does not hold for a match, or None when it does."""
-    parameters = {key: given for key, given in limit.items() if key not in ("check", "reason")}
-    reason = PREDICATES[limit["check"]].check(match, **parameters)
-    return None if reason is None else (limit.get("reason") or reason)
+def refusal(match: Match, limits: Iterable[Mapping[str, Any]]) -> str | None:
+    """Why the first limit of a descriptor that does not hold for a match does not, or None when all hold."""
+    for limit in limits:
+        parameters = {key: given for key, given in limit.items() if key not in ("check", "reason")}
+        reason = PREDICATES[limit["check"]].check(match, **parameters)
+        if reason is not None:
+            return str(limit.get("reason") or reason)
+    return None
 
 
 def _operand(match: Match, operand: str) -> Value | None:
     return match.root.output if operand == "output" else match.get(operand)
-
-
-def _reader(match: Match, value: Value) -> tuple[Node, int]:
-    for node in match.nodes:
-        for slot, given in node.operands():
-            if given is value:
-                return node, slot
-    raise AssertionError(f"{value.name} is no operand of the match")
 
 
 @predicate("constant")
@@ -163,8 +164,8 @@ def _by_axis(
     value = _operand(match, operand)
     if value is None:
         return None
-    node, slot = _reader(match, value)
-    axis = getattr(ops.info(node), axis_of)(node, slot)
+    uses = [use for use in value.uses if use.node in match.nodes]
+    axis = getattr(ops.info(uses[0].node), axis_of)(*uses[0]) if uses else None
     size = value.shape[axis] if axis is not None and value.shape is not None else None
     if not isinstance(size, int):
         return f"the {what} of {operand} ({value.name}) are not known"
@@ -207,8 +208,12 @@ def _attribute(
 def _kernel_size(match: Match, maximum: int, operand: str = "w") -> str | None:
     """No spatial dimension of the filter exceeds `maximum`."""
     value = _operand(match, operand)
-    spatial = [dim for dim in (value.shape or ())[2:] if isinstance(dim, int)] if value is not None else []
-    if max(spatial, default=0) <= maximum:
+    if value is None:
+        return None
+    spatial = value.shape[2:] if value.shape is not None else (None,)
+    if not all(isinstance(dim, int) for dim in spatial):
+        return f"the size of the kernel {operand} ({value.name}) is not known at compile time"
+    if max((dim for dim in spatial if isinstance(dim, int)), default=0) <= maximum:
         return None
     return f"kernel {'x'.join(map(str, spatial))} exceeds {maximum}"
 
@@ -263,6 +268,15 @@ def _finite(match: Match, operand: str) -> str | None:
     if value is None or value.data is None or bool(np.isfinite(np.asarray(value.data, np.float32)).all()):
         return None
     return f"{operand} ({value.name}) holds NaN or infinite elements"
+
+
+@predicate("zero")
+def _zero(match: Match, operand: str) -> str | None:
+    """The operand is left out, or a constant of zeros."""
+    value = _operand(match, operand)
+    if value is None or (value.data is not None and not np.any(value.data)):
+        return None
+    return f"{operand} ({value.name}) is not zero"
 
 
 def _either(accepted: list[Any]) -> str:

@@ -1,33 +1,23 @@
 """The target model: what a piece of hardware executes, as a table of kernels.
 
-A target is a `descriptor.toml`. `load_target` reads one into the frozen dataclasses below, whose fields are the file's
-keys; docs/targets/writing.md walks through a whole one.
+A target is a `descriptor.toml`, which `qcompiler.descriptor` reads into the frozen dataclasses below: their fields are the
+file's keys. docs/examples/my_npu.toml walks through a whole one.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
-from qcompiler import ops
-from qcompiler.errors import TargetError, suggest
+from qcompiler.errors import suggest
 from qcompiler.ir.encoding import FORMATS, Format
-from qcompiler.patterns import Pattern, PatternSyntaxError
-from qcompiler.predicates import PREDICATES
-from qcompiler.schema import SchemaReader
+from qcompiler.patterns import Pattern
 
 FLOAT = "float"
 """In rows: the operand is a float, of whatever format floats have in this compilation."""
-
-Resolve = Callable[[str], Path | None]
-"""Maps a target's name to its descriptor."""
-
-_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -64,10 +54,23 @@ class EncodingSpec:
             raise ValueError(f"format {self.format!r} is unknown{suggest(self.format, FORMATS)}")
         if (self.granularity == "per-block") != (self.block is not None):
             raise ValueError("block is required for, and only for, granularity per-block")
-        if self.scale is not None and not self.scale > 0:
-            raise ValueError("a fixed scale must be positive")
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"block is {self.block}; a block has at least one element")
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise ValueError(f"scale is {self.scale}; a fixed scale must be positive and finite")
+        if self.scale is not None and self.granularity != "per-tensor":
+            raise ValueError("a fixed scale is for granularity per-tensor")
+        if self.zero_point is not None and self.scale is None:
+            raise ValueError("a fixed zero_point needs a fixed scale")
+        if self.zero_point is not None and not self._is_code(self.zero_point):
+            raise ValueError(f"zero_point {self.zero_point} is no code of {self.format}")
+        if self.derived and self.scale is not None:
+            raise ValueError("a scale is either fixed or derived")
         if self.offset == "bias" and (self.symmetric or self.granularity != "per-tensor"):
             raise ValueError('offset "bias" is for affine per-tensor encodings: symmetric = false')
+
+    def _is_code(self, code: int) -> bool:
+        return self.numeric.is_integer and self.numeric.minimum <= code <= self.numeric.maximum
 
     @property
     def numeric(self) -> Format:
@@ -198,8 +201,8 @@ class Target:
         qdq: How QDQ is written.
         prepare: Passes that this target wants before tiling, as in a pipeline: `name{option=value}`.
         source: Where the descriptor's facts come from.
-        file: The descriptor's path.
-        chosen_device: The device compiled for.
+        file: The descriptor's path (no key of it).
+        chosen_device: The device compiled for (no key either).
     """
 
     schema: int
@@ -217,8 +220,8 @@ class Target:
     qdq: QdqStyle = QdqStyle()
     prepare: tuple[str, ...] = ()
     source: str = ""
-    file: str = ""
-    chosen_device: str = ""
+    file: str = field(default="", metadata={"key": False})
+    chosen_device: str = field(default="", metadata={"key": False})
 
     def spec(self, name: str) -> EncodingSpec:
         """The encoding of a name used in rows."""
@@ -246,158 +249,8 @@ class Target:
         device = self.device.get(self.chosen_device)
         if device is None or not device.formats:
             return None
-        specs = [*self.row_specs(row).values(), *(spec for spec in self.output_specs(row)[:1])]
+        specs = [*self.row_specs(row).values(), *self.output_specs(row)[:1]]
         for spec in specs:
             if spec.is_quantized and spec.format not in device.formats and not spec.derived:
                 return f"{self.chosen_device} has no {spec.format} arithmetic (it has {', '.join(device.formats)})"
         return None
-
-
-def load_target(file: Path, device: str = "", resolve: Resolve | None = None) -> Target:
-    """Reads a descriptor.
-
-    Args:
-        file: The descriptor.toml.
-        device: The device to compile for; the descriptor's default when empty.
-        resolve: Maps the name in `extends` to the file of that descriptor.
-
-    Raises:
-        TargetError: Names the file, the key and what is accepted.
-    """
-    table = _read_table(file, resolve, ())
-    reader = SchemaReader(str(file), TargetError)
-    target = reader.read(Target, {**table, "file": str(file)})
-    if target.schema != _SCHEMA:
-        raise reader.fail("schema", f"{target.schema} is not accepted; this qcompiler reads schema {_SCHEMA}")
-    _check(target, reader)
-    chosen = device or target.default_device
-    if chosen and chosen not in target.device:
-        raise TargetError(
-            f"The target {target.name} has no device {chosen!r}{suggest(chosen, target.device)}"
-        )
-    return dataclasses.replace(target, chosen_device=chosen)
-
-
-def _read_table(file: Path, resolve: Resolve | None, seen: tuple[Path, ...]) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            table = tomllib.load(stream)
-    except tomllib.TOMLDecodeError as error:
-        raise TargetError(f"{file}: this is not valid TOML: {error}") from error
-    except OSError as error:
-        raise TargetError(f"{file}: the descriptor cannot be read: {error.strerror}") from error
-    base = table.get("extends")
-    if not base:
-        return table
-    parent = Path(base) if base.endswith(".toml") else (resolve(base) if resolve else None)
-    if parent is not None and not parent.is_absolute():
-        parent = file.parent / parent
-    if parent is None or parent in (*seen, file):
-        raise TargetError(
-            f"{file}: extends: {base!r} is no known target, no descriptor file, or extends this one"
-        )
-    return _merge(_read_table(parent, resolve, (*seen, file)), table)
-
-
-def _merge(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
-    """The base's entries, replaced by the table's: tables key by key, kernels by name."""
-    merged = dict(base)
-    for key, value in table.items():
-        if key == "kernel":
-            names = {kernel.get("name") for kernel in value if isinstance(kernel, dict)}
-            merged[key] = [
-                *value,
-                *(kernel for kernel in base.get(key, []) if kernel.get("name") not in names),
-            ]
-        elif isinstance(value, dict) and isinstance(base.get(key), dict):
-            merged[key] = {**base[key], **value}
-        else:
-            merged[key] = value
-    return merged
-
-
-def _check(target: Target, reader: SchemaReader) -> None:
-    names: set[str] = set()
-    for formats, key in [
-        (target.float_formats, "float_formats"),
-        *((d.formats, f"device.{n}.formats") for n, d in target.device.items()),
-    ]:
-        for name in formats:
-            if name not in FORMATS:
-                raise reader.fail(key, f"format {name!r} is unknown{suggest(name, FORMATS)}")
-    for index, kernel in enumerate(target.kernel):
-        key = f"kernel[{index}] ({kernel.name})"
-        if kernel.name in names:
-            raise reader.fail(f"{key}.name", "another kernel has this name")
-        names.add(kernel.name)
-        _check_kernel(target, kernel, key, reader)
-
-
-def _check_kernel(target: Target, kernel: Kernel, key: str, reader: SchemaReader) -> None:
-    try:
-        pattern = kernel.compiled
-    except PatternSyntaxError as error:
-        raise reader.fail(f"{key}.pattern", str(error)) from error
-    for op in {op for step in pattern.steps for op in step.call.ops}:
-        if "::" not in op and not ops.is_known(op):
-            raise reader.fail(
-                f"{key}.pattern", f"the operator {op!r} is not in the op table{suggest(op, ops.TABLE)}"
-            )
-    _check_limits(kernel.limits, pattern.operand_names, f"{key}.limits", reader)
-    row_names: set[str] = set()
-    for index, row in enumerate(kernel.row):
-        where = f"{key}.row[{index}] ({row.name})"
-        if row.name in row_names:
-            raise reader.fail(f"{where}.name", "another row of this kernel has this name")
-        row_names.add(row.name)
-        for operand, encoding in row.operands.items():
-            if operand not in pattern.operand_names:
-                raise reader.fail(
-                    f"{where}.operands.{operand}",
-                    f"the pattern binds no such operand{suggest(operand, pattern.operand_names)}",
-                )
-            _check_encoding(target, encoding, f"{where}.operands.{operand}", reader)
-        for encoding in row.output:
-            _check_encoding(target, encoding, f"{where}.output", reader)
-        for operand in row.same:
-            if operand not in (*pattern.operand_names, "output"):
-                raise reader.fail(
-                    f"{where}.same",
-                    f"{operand!r} is no operand{suggest(operand, (*pattern.operand_names, 'output'))}",
-                )
-        _check_limits(row.limits, pattern.operand_names, f"{where}.limits", reader)
-
-
-def _check_encoding(target: Target, name: str, key: str, reader: SchemaReader) -> None:
-    if name != FLOAT and name not in target.encoding:
-        raise reader.fail(
-            key, f"the encoding {name!r} is not defined{suggest(name, [FLOAT, *target.encoding])}"
-        )
-
-
-def _check_limits(
-    limits: tuple[Mapping[str, Any], ...], operands: tuple[str, ...], key: str, reader: SchemaReader
-) -> None:
-    for index, limit in enumerate(limits):
-        where = f"{key}[{index}]"
-        name = limit.get("check")
-        if name not in PREDICATES:
-            raise reader.fail(
-                f"{where}.check", f"the predicate {name!r} is unknown{suggest(str(name), PREDICATES)}"
-            )
-        accepted = {"check", "reason", *PREDICATES[name].parameters}
-        for parameter in limit:
-            if parameter not in accepted:
-                raise reader.fail(
-                    f"{where}.{parameter}",
-                    f"the predicate {name} takes no such parameter{suggest(parameter, accepted)}",
-                )
-        missing = [parameter for parameter in PREDICATES[name].required if parameter not in limit]
-        if missing:
-            raise reader.fail(f"{where}.{missing[0]}", f"the predicate {name} requires this parameter")
-        for operand in (limit.get("operand"), *limit.get("operands", ())):
-            if operand is not None and operand not in (*operands, "output"):
-                raise reader.fail(
-                    f"{where}.operand",
-                    f"the pattern binds no operand {operand!r}{suggest(operand, operands)}",
-                )

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from qcompiler.descriptor import load_target
 from qcompiler.errors import TargetError, suggest
-from qcompiler.target import Target, load_target
+from qcompiler.target import Target
 
 _FOLDERS = [Path(entry) for entry in __path__]
 
