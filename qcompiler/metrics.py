@@ -33,6 +33,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+__all__ = [
+    "METRICS",
+    "Accumulator",
+    "Arrays",
+    "Metric",
+    "UserFunction",
+    "auto",
+    "evaluate",
+    "metric_named",
+    "sqnr_db",
+    "user_metric",
+]
+
+
 @dataclass(frozen=True)
 class Metric:
     """A number that says how good outputs are.
