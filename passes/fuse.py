@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from qcompiler.ir.facts import CANONICAL
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
@@ -12,6 +12,8 @@ from qcompiler.predicates import refusal
 from qcompiler.regions import REGIONS, Region, operand_uses
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node
     from qcompiler.target import Kernel, Target
@@ -53,19 +55,24 @@ class Fuse(Pass):
                 item.match.nodes,
                 item.kernel,
                 item.match,
-                tuple(refused.get(item.match.anchor, ())),
+                _told(refused, item.match.anchor),
                 operand_uses(item.match),
             )
             region_of.update(dict.fromkeys(item.match.nodes, region))
             result.count(item.kernel.name)
             for reason in item.match.stopped if item.longest else ():
                 result.say(Level.NEAR_MISS, region.name, f"kernel {item.kernel.name} ends early: {reason}")
-        regions: dict[int, Region] = {}
-        for node in order:
-            region = region_of.get(node) or Region((node,), refused=tuple(refused.get(node, ())))
-            regions[id(region)] = region
-        graph.facts[REGIONS] = list(regions.values())
+        regions = (region_of.get(node) or Region((node,), refused=_told(refused, node)) for node in order)
+        # In the order of their results: only so does a region come behind all that it reads.
+        graph.facts[REGIONS] = [
+            region for node, region in zip(order, regions, strict=True) if region.root is node
+        ]
         return result
+
+
+def _told(refused: Mapping[Node, list[tuple[str, str]]], node: Node) -> tuple[tuple[str, str], ...]:
+    """What kernels said of a node, each thing once: the shorter matches of a pattern mostly repeat the longest's reason."""
+    return tuple(dict.fromkeys(refused.get(node, ())))
 
 
 def _candidates(
@@ -80,20 +87,12 @@ def _candidates(
     for node in order:
         for position, kernel in by_op.get(node.op, ()):
             for number, match in enumerate(kernel.compiled.matches(node)):
-                reason = match.reason if isinstance(match, Miss) else _refusal(kernel, match)
+                reason = match.reason if isinstance(match, Miss) else refusal(match, kernel.limits)
                 if isinstance(match, Match) and reason is None:
                     found.append(_Candidate(kernel, match, position, number == 0))
                 elif reason is not None:
                     refused.setdefault(node, []).append((kernel.name, reason))
     return found, refused
-
-
-def _refusal(kernel: Kernel, match: Match) -> str | None:
-    for limit in kernel.limits:
-        reason = refusal(match, limit)
-        if reason is not None:
-            return reason
-    return None
 
 
 def _depths(order: list[Node] | tuple[Node, ...]) -> dict[Node, int]:

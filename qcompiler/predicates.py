@@ -21,7 +21,7 @@ from qcompiler import ops
 from qcompiler.ir.text import shape_text
 
 if TYPE_CHECKING:
-    from qcompiler.ir.node import Dim, Node, Value
+    from qcompiler.ir.node import Dim, Value
     from qcompiler.patterns import Match
 
 Check = Callable[..., "str | None"]

@@ -78,7 +78,9 @@ class SchemaReader:
             return given
         if origin is tuple:
             items = given if isinstance(given, list) else [given]
-            return tuple(self.value(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(items))
+            return tuple(
+                self.value(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(items)
+            )
         if origin is list:
             if not isinstance(given, list):
                 raise self.fail(key, f"expected a list, found {_kind_name(given)}")
