@@ -107,8 +107,8 @@ class _Caster:
         for slot, value in enumerate(list(node.inputs)):
             if value is not None and value.dtype == np.float32 and ops.info(node).role(slot) in _CASTABLE:
                 self.graph.set_input(node, slot, self._narrowed(value))
-        for value in [item for item in node.outputs if item is not None and item.dtype == np.float32]:
-            self._widen(value)
+        for output in [item for item in node.outputs if item is not None and item.dtype == np.float32]:
+            self._widen(output)
 
     def remove_unused(self) -> None:
         """Removes the float32 copies that no reader was left for."""

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qcompiler.compiler import Options, Result, compile
+    from qcompiler.compiler import Result, compile  # noqa: A004 - as in re.compile
     from qcompiler.data import DataSource
     from qcompiler.errors import QCompilerError
     from qcompiler.ir.encoding import Encoding
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from qcompiler.ir.onnx_export import save
     from qcompiler.ir.onnx_import import import_model, load
     from qcompiler.ir.plan import Plan
+    from qcompiler.options import Options
     from qcompiler.pass_manager import Effect, Pass, PassContext, PassResult
     from qcompiler.patterns import Match, Pattern
     from qcompiler.pipeline import Pipeline
     from qcompiler.rewrite import Rewrite, RewritePass
 
 _PUBLIC = {
-    "compile": "compiler", "Options": "compiler", "Result": "compiler", "DataSource": "data", "QCompilerError": "errors",
+    "compile": "compiler", "Options": "options", "Result": "compiler", "DataSource": "data", "QCompilerError": "errors",
     "Encoding": "ir.encoding", "Graph": "ir.graph", "save": "ir.onnx_export", "import_model": "ir.onnx_import", "load": "ir.onnx_import",
     "Plan": "ir.plan", "Effect": "pass_manager", "Pass": "pass_manager", "PassContext": "pass_manager", "PassResult": "pass_manager",
     "Match": "patterns", "Pattern": "patterns", "Pipeline": "pipeline", "Rewrite": "rewrite", "RewritePass": "rewrite",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import resource
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,17 @@ import onnx
 
 from qcompiler.artifact import Artifact, check_destination, file_sha256, write_json, writing
 from qcompiler.data import Data, DataSource
-from qcompiler.errors import OptionError, PlanError, suggest
+from qcompiler.errors import OptionError, suggest
 from qcompiler.evaluation import Evaluation, evaluate_models
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.onnx_import import import_model, load
 from qcompiler.ir.plan import PLAN, Plan
 from qcompiler.lowering import Lowered, Verification, VerifyJob
-from qcompiler.metrics import Metric, UserFunction, metric_named
-from qcompiler.pass_manager import Pass, PassContext, Progress
-from qcompiler.passes import find_pass
-from qcompiler.pipeline import Checks, PassRecord, Pipeline
+from qcompiler.metrics import metric_named
+from qcompiler.options import Options, default_pipeline, make_options, read_plan
+from qcompiler.pass_manager import PassContext, Progress
+from qcompiler.pipeline import Checks, PassRecord
 from qcompiler.probe import Probe
 from qcompiler.report.html import render_html
 from qcompiler.report.table import make_report, manifest
@@ -36,44 +36,7 @@ from qcompiler.targets import find_target, part
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DEFAULT_PIPELINE = (
-    "fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize,"
-    "fuse,calibrate,assign_precision,correct_bias,insert_qdq,cast_floats"
-)
-"""What every target gets; passes that the target prepares with, and the user's, come before `fuse`."""
-
 REFERENCE = "reference.onnx"
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything about a compilation but the model, the target and the data.
-
-    Attributes:
-        metric: A name, `module:function`, or a function; "auto" chooses by outputs and labels.
-        max_drop: How much worse the metric may get, in its own unit (0.01 of top-1 is one percentage point).
-        plan: A plan to apply instead of deciding.
-        statistics: File of calibration statistics: read if it exists, written if not.
-        passes: The user's passes, each put before `fuse`: `name{option=value}` or `module:Class{...}`.
-        pipeline: A whole pipeline instead of the default one.
-        pass_options: Options of passes in the pipeline, by pass and option.
-        float_format: What stays float is stored as this; the target's first choice when empty.
-        dump: Folder for the graph after every pass.
-        verify_each: Whether every pass is held to its declared effect on probe inputs.
-        force: Whether an existing output folder is replaced.
-    """
-
-    metric: str | Metric | UserFunction = "auto"
-    max_drop: float | None = None
-    plan: Plan | Path | str | None = None
-    statistics: Path | str | None = None
-    passes: tuple[str | Pass, ...] = ()
-    pipeline: str | Pipeline | None = None
-    pass_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    float_format: str = ""
-    dump: Path | str | None = None
-    verify_each: bool = False
-    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,59 +93,6 @@ def compile(  # noqa: A001 - qc.compile is what people expect to write
     ).run()
 
 
-def make_options(given: Mapping[str, Any]) -> Options:
-    """Options from keyword arguments.
-
-    Raises:
-        OptionError: One is unknown.
-    """
-    known = {entry.name for entry in dataclasses.fields(Options)}
-    for name in given:
-        if name not in known:
-            raise OptionError(f"There is no option {name!r}{suggest(name, known)}")
-    return Options(**given)
-
-
-def default_pipeline(target: Target, graph: Graph, options: Options) -> Pipeline:
-    """The pipeline that a compilation runs: the target's and the user's passes put into the default one.
-
-    Raises:
-        OptionError: A pass or option is unknown, or an option names a pass that is not in the pipeline.
-    """
-    if isinstance(options.pipeline, Pipeline):
-        pipeline = options.pipeline
-    elif options.pipeline is not None:
-        pipeline = Pipeline.parse(options.pipeline, find_pass)
-    else:
-        pipeline = Pipeline.parse(DEFAULT_PIPELINE, find_pass)
-        if any(
-            node.op in ("QuantizeLinear", "DequantizeLinear") or node.op.startswith("QLinear")
-            for node in graph.topological()
-        ):
-            pipeline = Pipeline((find_pass("raise_qdq")(), *pipeline.passes))
-        prepared = [entry for text in target.prepare for entry in Pipeline.parse(text, find_pass)]
-        pipeline = pipeline.insert_before("fuse", *prepared) if prepared else pipeline
-    for text in options.passes:
-        mine = (text,) if isinstance(text, Pass) else Pipeline.parse(text, find_pass).passes
-        pipeline = pipeline.insert_before("fuse", *mine)
-    return _with_options(pipeline, options.pass_options)
-
-
-def _with_options(pipeline: Pipeline, options: Mapping[str, Mapping[str, Any]]) -> Pipeline:
-    names = {entry.name for entry in pipeline}
-    for name in options:
-        if name not in names:
-            raise OptionError(
-                f"Options are given for the pass {name!r}, which is not in the pipeline{suggest(name, names)}"
-            )
-    passes = []
-    for entry in pipeline:
-        changed = options.get(entry.name)
-        current = {key: getattr(entry, key) for key in entry.options()}
-        passes.append(entry if not changed else type(entry).from_options({**current, **changed}))
-    return Pipeline(tuple(passes))
-
-
 class _Compilation:
     """One run, in order: check everything that can be wrong, transform, measure, write, verify."""
 
@@ -207,7 +117,7 @@ class _Compilation:
         self.target = target if isinstance(target, Target) else find_target(target)
         self.metric = metric_named(options.metric)
         self.float_format = self._float_format()
-        self.plan = _read_plan(options.plan)
+        self.plan = read_plan(options.plan)
         self.model_path = Path(model) if isinstance(model, str | Path) else None
         self.graph = _open_model(model)
         self.source = self.graph.copy()
@@ -348,10 +258,12 @@ class _Compilation:
         if self.evaluation is None and metric is None:
             metric = metric_named("sqnr")
         models = {"float": Session(self.source), "reference": Session(self.graph, optimize=False)}
-        runnable = artifact is not None and lowered is not None and lowered.main.endswith(".onnx")
-        same = runnable and _same_bytes(artifact.folder / REFERENCE, artifact.folder / lowered.main)
-        if runnable and not same:
-            models["artifact"] = Session(load(artifact.folder / lowered.main), optimize=False)
+        same = False
+        if artifact is not None and lowered is not None and lowered.main.endswith(".onnx"):
+            main = artifact.folder / lowered.main
+            same = _same_bytes(artifact.folder / REFERENCE, main)
+            if not same:
+                models["artifact"] = Session(load(main), optimize=False)
         result = evaluate_models(
             models, data, metric, progress=lambda done, total: self.progress("evaluating", done, total)
         )
@@ -400,15 +312,3 @@ def _open_model(model: str | Path | onnx.ModelProto | Graph) -> Graph:
         copy.CopyFrom(model)
         return import_model(copy)
     return load(model)
-
-
-def _read_plan(plan: Plan | Path | str | None) -> Plan | None:
-    if plan is None or isinstance(plan, Plan):
-        return plan
-    path = Path(plan)
-    try:
-        return Plan.from_json(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise PlanError(f"The plan {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise PlanError(f"The plan {path} is not text; use the plan.json of a compilation.") from error

@@ -1,0 +1,125 @@
+"""What a user may ask of a compilation, and the pipeline that comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qcompiler.errors import OptionError, PlanError, suggest
+from qcompiler.ir.graph import Graph
+from qcompiler.ir.plan import Plan
+from qcompiler.metrics import Metric, UserFunction
+from qcompiler.pass_manager import Pass
+from qcompiler.passes import find_pass
+from qcompiler.pipeline import Pipeline
+from qcompiler.target import Target
+
+DEFAULT_PIPELINE = (
+    "fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize,"
+    "fuse,calibrate,assign_precision,correct_bias,insert_qdq,cast_floats"
+)
+"""What every target gets; passes that the target prepares with, and the user's, come before `fuse`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything about a compilation but the model, the target and the data.
+
+    Attributes:
+        metric: A name, `module:function`, or a function; "auto" chooses by outputs and labels.
+        max_drop: How much worse the metric may get, in its own unit (0.01 of top-1 is one percentage point).
+        plan: A plan to apply instead of deciding.
+        statistics: File of calibration statistics: read if it exists, written if not.
+        passes: The user's passes, each put before `fuse`: `name{option=value}` or `module:Class{...}`.
+        pipeline: A whole pipeline instead of the default one.
+        pass_options: Options of passes in the pipeline, by pass and option.
+        float_format: What stays float is stored as this; the target's first choice when empty.
+        dump: Folder for the graph after every pass.
+        verify_each: Whether every pass is held to its declared effect on probe inputs.
+        force: Whether an existing output folder is replaced.
+    """
+
+    metric: str | Metric | UserFunction = "auto"
+    max_drop: float | None = None
+    plan: Plan | Path | str | None = None
+    statistics: Path | str | None = None
+    passes: tuple[str | Pass, ...] = ()
+    pipeline: str | Pipeline | None = None
+    pass_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    float_format: str = ""
+    dump: Path | str | None = None
+    verify_each: bool = False
+    force: bool = False
+
+
+def make_options(given: Mapping[str, Any]) -> Options:
+    """Options from keyword arguments.
+
+    Raises:
+        OptionError: One is unknown.
+    """
+    known = {entry.name for entry in dataclasses.fields(Options)}
+    for name in given:
+        if name not in known:
+            raise OptionError(f"There is no option {name!r}{suggest(name, known)}")
+    return Options(**given)
+
+
+def default_pipeline(target: Target, graph: Graph, options: Options) -> Pipeline:
+    """The pipeline that a compilation runs: the target's and the user's passes put into the default one.
+
+    Raises:
+        OptionError: A pass or option is unknown, or an option names a pass that is not in the pipeline.
+    """
+    if isinstance(options.pipeline, Pipeline):
+        pipeline = options.pipeline
+    elif options.pipeline is not None:
+        pipeline = Pipeline.parse(options.pipeline, find_pass)
+    else:
+        pipeline = Pipeline.parse(DEFAULT_PIPELINE, find_pass)
+        if any(
+            node.op in ("QuantizeLinear", "DequantizeLinear") or node.op.startswith("QLinear")
+            for node in graph.topological()
+        ):
+            pipeline = Pipeline((find_pass("raise_qdq")(), *pipeline.passes))
+        prepared = [entry for text in target.prepare for entry in Pipeline.parse(text, find_pass)]
+        pipeline = pipeline.insert_before("fuse", *prepared) if prepared else pipeline
+    for text in options.passes:
+        mine = (text,) if isinstance(text, Pass) else Pipeline.parse(text, find_pass).passes
+        pipeline = pipeline.insert_before("fuse", *mine)
+    return _with_options(pipeline, options.pass_options)
+
+
+def _with_options(pipeline: Pipeline, options: Mapping[str, Mapping[str, Any]]) -> Pipeline:
+    names = {entry.name for entry in pipeline}
+    for name in options:
+        if name not in names:
+            raise OptionError(
+                f"Options are given for the pass {name!r}, which is not in the pipeline{suggest(name, names)}"
+            )
+    passes = []
+    for entry in pipeline:
+        changed = options.get(entry.name)
+        current = {key: getattr(entry, key) for key in entry.options()}
+        passes.append(entry if not changed else type(entry).from_options({**current, **changed}))
+    return Pipeline(tuple(passes))
+
+
+def read_plan(plan: Plan | Path | str | None) -> Plan | None:
+    """A plan from wherever the user has it.
+
+    Raises:
+        PlanError: The file cannot be read, or holds no plan.
+    """
+    if plan is None or isinstance(plan, Plan):
+        return plan
+    path = Path(plan)
+    try:
+        return Plan.from_json(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise PlanError(f"The plan {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise PlanError(f"The plan {path} is not text; use the plan.json of a compilation.") from error
