@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qcompiler.assignment import Problem, observable
 from qcompiler.calibration import collect
 from qcompiler.errors import DataError
+from qcompiler.imported import imported_ranges
 from qcompiler.observed import IMPORTED, RANGES, Ranges
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
 from qcompiler.ranges import range_method
@@ -45,8 +46,8 @@ class Calibrate(Pass):
         assert context.target is not None, "calibrate needs a target"
         result = PassResult()
         problem = Problem.state(graph, context.target, graph.facts[REGIONS])
-        imported = graph.facts.get(IMPORTED) or {}
-        names = [value.name for value in observable(problem) if value.name not in imported]
+        imported = imported_ranges(graph, graph.facts[IMPORTED] if IMPORTED in graph.facts else {})
+        names = [value.name for value in observable(problem) if value not in imported]
         method = range_method(self.method)
         statistics = (
             self._statistics(graph, context, names, result) if names and context.plan is None else None

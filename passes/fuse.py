@@ -12,7 +12,7 @@ from qcompiler.predicates import refusal
 from qcompiler.regions import REGIONS, Region, operand_uses
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node
@@ -76,7 +76,7 @@ def _told(refused: Mapping[Node, list[tuple[str, str]]], node: Node) -> tuple[tu
 
 
 def _candidates(
-    order: list[Node] | tuple[Node, ...], target: Target | None
+    order: Sequence[Node], target: Target | None
 ) -> tuple[list[_Candidate], dict[Node, list[tuple[str, str]]]]:
     by_op: dict[str, list[tuple[int, Kernel]]] = {}
     for position, kernel in enumerate(target.kernel if target is not None else ()):
@@ -95,7 +95,7 @@ def _candidates(
     return found, refused
 
 
-def _depths(order: list[Node] | tuple[Node, ...]) -> dict[Node, int]:
+def _depths(order: Sequence[Node]) -> dict[Node, int]:
     """The longest path from an input to each node, in nodes."""
     depth: dict[Node, int] = {}
     for node in order:

@@ -6,11 +6,13 @@ groups of quant points. Choosing is the business of the pass `assign_precision`;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import networkx as nx
+import numpy as np
 
 from qcompiler import ops
 from qcompiler.ir.node import Use, Value
@@ -19,6 +21,7 @@ from qcompiler.predicates import refusal
 from qcompiler.target import EncodingSpec, Row
 
 if TYPE_CHECKING:
+    from qcompiler.ir.encoding import Encoding
     from qcompiler.ir.graph import Graph
     from qcompiler.regions import Region
     from qcompiler.target import Target
@@ -69,14 +72,13 @@ class Problem:
 
     def refusals(self, region: Region, chosen: Row | None) -> tuple[Refusal, ...]:
         """Why each other row, and each kernel that nearly applied, was not taken."""
-        listed = [
-            Refusal(name, reason)
-            for name, reason in region.refused
-            if region.kernel is None or name != region.kernel.name
+        own = region.kernel.name if region.kernel is not None else ""
+        listed = [Refusal(name, reason) for name, reason in region.refused if name != own]
+        listed += [
+            Refusal(verdict.row.name, verdict.reason or "legal, but not preferred")
+            for verdict in self.verdicts[region.name]
+            if verdict.row is not chosen
         ]
-        for verdict in self.verdicts[region.name]:
-            if verdict.row is not chosen:
-                listed.append(Refusal(verdict.row.name, verdict.reason or "legal, but not preferred"))
         return tuple(listed)
 
 
@@ -106,7 +108,9 @@ def operand_refusal(region: Region, operand: str, value: Value, spec: EncodingSp
     """Why a value cannot be stored as a spec asks at an operand, or None."""
     if value.dtype is not None and value.dtype.kind != "f" and value.dtype.name != "bfloat16":
         return f"holds {value.dtype}, which is not quantized"
-    if spec.granularity == "per-tensor":
+    if spec.derived and not value.is_constant:
+        return "is computed at run time; a derived scale needs a constant"
+    if spec.granularity == "per-tensor" or spec.derived:
         return None
     if not value.is_constant:
         return f"is computed at run time; {spec.granularity} scales need a constant"
@@ -177,14 +181,25 @@ class Group:
         return "same" if len(self.values) > 1 else "free"
 
 
-def demands(
-    problem: Problem, choice: Choice, regions: Sequence[Region] | None = None
-) -> dict[Use, tuple[EncodingSpec, int | None, Region]]:
-    """What the chosen rows ask of the uses they read: use to (spec, axis, region); float uses are left out.
+class Demand(NamedTuple):
+    """What a row asks of a use.
 
-    Of all regions, or of those given.
+    Attributes:
+        spec: What the encoding must be like.
+        axis: Its channel or block axis.
+        region: Whose row.
+        operand: The operand's name in the kernel's pattern.
     """
-    wanted: dict[Use, tuple[EncodingSpec, int | None, Region]] = {}
+
+    spec: EncodingSpec
+    axis: int | None
+    region: Region
+    operand: str
+
+
+def demands(problem: Problem, choice: Choice, regions: Sequence[Region] | None = None) -> dict[Use, Demand]:
+    """What the chosen rows ask of the uses they read; float uses are left out. Of all regions, or of those given."""
+    wanted: dict[Use, Demand] = {}
     for region in problem.regions if regions is None else regions:
         row = choice.get(region.name)
         if row is None:
@@ -192,7 +207,8 @@ def demands(
         for operand, spec in problem.target.row_specs(row).items():
             if spec.is_quantized:
                 axis = spec_axis(region, operand, spec)
-                wanted.update(dict.fromkeys(region.uses.get(operand, ()), (spec, axis, region)))
+                demand = Demand(spec, axis, region, operand)
+                wanted.update(dict.fromkeys(region.uses.get(operand, ()), demand))
     return wanted
 
 
@@ -231,7 +247,7 @@ def make_groups(problem: Problem, choice: Choice) -> list[Group]:
         stored = (
             None
             if value.is_constant
-            else stored_spec(problem, value, rows.get(value), [wanted[use][0] for use in uses])
+            else stored_spec(problem, value, rows.get(value), [wanted[use].spec for use in uses])
         )
         if stored is not None:
             spec_of[Definition(value)] = (stored, None)
@@ -240,7 +256,7 @@ def make_groups(problem: Problem, choice: Choice) -> list[Group]:
         if stored is not None:
             by_spec[stored, None] = Definition(value)
         for use in uses:
-            spec, axis, region = wanted[use]
+            spec, axis, region, _ = wanted[use]
             spec_of[use] = (spec, axis)
             if spec.derived:
                 derived[use] = tuple(region.uses[name][0] for name in spec.derived)
@@ -248,38 +264,102 @@ def make_groups(problem: Problem, choice: Choice) -> list[Group]:
                 continue
             sets.union(by_spec.setdefault((spec, axis), use), use)
     for region in problem.regions:
-        _tie(problem, region, choice.get(region.name), sets, spec_of)
-    return _collect(problem, sets, spec_of, derived, order)
+        row = choice.get(region.name)
+        points = [point for point in tied_points(region, row) if point in spec_of] if row is not None else []
+        if points:
+            sets.union(*points)
+    _read_as_stored(problem, choice, order, sets, spec_of)
+    return _collect(sets, spec_of, derived, order)
 
 
 def _outputs(region: Region) -> list[Value]:
     return [value for value in region.root.outputs if value is not None]
 
 
-def _tie(
-    problem: Problem,
-    region: Region,
-    row: Row | None,
-    sets: nx.utils.UnionFind,
-    spec_of: Mapping[Point, object],
-) -> None:
-    """Unites the points that a row's `same` relation names."""
-    if row is None or not row.same:
-        return
+def tied_points(region: Region, row: Row) -> list[Point]:
+    """The points that a row's relation `same` names."""
     points: list[Point] = []
     for name in row.same:
-        found: list[Point] = (
-            [Definition(value) for value in _outputs(region)]
-            if name == "output"
-            else list(region.uses.get(name, ()))
-        )
-        points += [point for point in found if point in spec_of]
-    if points:
-        sets.union(*points)
+        points += map(Definition, _outputs(region)) if name == "output" else region.uses.get(name, ())
+    return points
+
+
+def _read_as_stored(
+    problem: Problem,
+    choice: Choice,
+    order: list[Value],
+    sets: nx.utils.UnionFind,
+    spec_of: dict[Point, tuple[EncodingSpec, int | None]],
+) -> None:
+    """Lets uses read a stored encoding that they accept, though it is not the one they ask for: a fixed one, say.
+
+    A set of points joins the definition that it reads only if all that comes into the set is stored like that: of a
+    concatenation of a sigmoid and a convolution, neither can be put into the other's range without loss.
+    """
+    members: dict[Point, list[Point]] = {}
+    for point in spec_of:
+        members.setdefault(sets[point], []).append(point)
+    passed_on = {
+        value: set(tied_points(region, row))
+        for region in problem.regions
+        if (row := choice.get(region.name)) is not None and "output" in row.same
+        for value in _outputs(region)
+    }
+    for value in order:
+        stored = spec_of.get(Definition(value))
+        for use in value.uses if stored is not None else ():
+            asked = spec_of.get(use)
+            if stored is None or asked is None or asked == stored or not _accepts(asked[0], stored[0]):
+                continue
+            points = members[sets[use]]
+            inside = set(points)
+            values = {use_value(point) if isinstance(point, Use) else point.value for point in points}
+            sources = [
+                item for item in values if not passed_on.get(item, set()) & inside - {Definition(item)}
+            ]
+            if all(spec_of.get(Definition(item)) == stored for item in sources):
+                sets.union(*points, *map(Definition, sources))
+                spec_of.update(dict.fromkeys(points, stored))
+
+
+def _accepts(asked: EncodingSpec, stored: EncodingSpec) -> bool:
+    """Whether what is stored in one encoding can be read where another is asked for."""
+    alike = asked.format == stored.format and asked.offset == stored.offset == "code"
+    simple = asked.granularity == stored.granularity == "per-tensor" and not (asked.derived or stored.derived)
+    fixed = stored.scale is not None
+    symmetric = (stored.zero_point or 0) == stored.numeric.middle if fixed else stored.symmetric
+    return alike and simple and asked.scale is None and (symmetric or not asked.symmetric)
+
+
+def unfit(encoding: Encoding, spec: EncodingSpec, axis: int | None) -> str | None:
+    """Why an encoding is not what a spec asks for, or None. One scale for all channels is fine where several may be."""
+    if encoding.format is not spec.numeric:
+        return f"the target takes {spec}"
+    off_middle = encoding.zero_point is not None and (encoding.zero_point != spec.numeric.middle).any()
+    if spec.symmetric and spec.scale is None and off_middle:
+        return f"its zero point is not {spec.numeric.middle}, but the target takes {spec}"
+    if spec.scale is not None and not _is_fixed_as(encoding, spec):
+        return f"the target fixes scale {spec.scale:.6g} and zero point {spec.zero_point or 0}"
+    if spec.derived:
+        return None
+    one_will_do = encoding.axis is None and spec.block is None
+    if encoding.granularity != spec.granularity and not one_will_do:
+        return f"{encoding.granularity} scales, but the target takes {spec}"
+    if encoding.block != spec.block:
+        return f"blocks of {encoding.block}, but the target takes {spec}"
+    if encoding.axis is not None and encoding.axis != axis:
+        return f"scales along axis {encoding.axis}, but the target's are along axis {axis}"
+    return None
+
+
+def _is_fixed_as(encoding: Encoding, spec: EncodingSpec) -> bool:
+    if encoding.scale is None or encoding.scale.shape != ():
+        return False
+    zero = 0 if encoding.zero_point is None else int(encoding.zero_point)
+    return encoding.scale == np.float32(spec.scale) and zero == (spec.zero_point or 0)
 
 
 def _collect(
-    problem: Problem,
     sets: nx.utils.UnionFind,
     spec_of: Mapping[Point, tuple[EncodingSpec, int | None]],
     derived: Mapping[Use, tuple[Use, ...]],
@@ -308,33 +388,47 @@ def observable(problem: Problem) -> list[Value]:
     seen: dict[Value, None] = {}
     for region in problem.regions:
         for row in problem.legal_rows(region):
-            specs = problem.target.row_specs(row)
-            for operand, spec in specs.items():
-                value = region.operand(operand)
-                extra = [use_value(use) for use in region.uses.get(operand, ())]
-                if spec.is_quantized and spec.scale is None and not spec.derived:
-                    seen.update(
-                        dict.fromkeys(
-                            item for item in [value, *extra] if item is not None and not item.is_constant
-                        )
-                    )
-            if any(spec.is_quantized and spec.scale is None for spec in problem.target.output_specs(row)[:1]):
+            for operand, spec in problem.target.row_specs(row).items():
+                if _has_range(spec) and not spec.derived:
+                    seen.update((use_value(use), None) for use in region.uses.get(operand, ()))
+            if any(map(_has_range, problem.target.output_specs(row)[:1])):
                 seen.update(dict.fromkeys(_outputs(region)))
-    return list(dict.fromkeys(value_source(value) for value in seen))
+    return list(dict.fromkeys(value_source(value) for value in seen if not value.is_constant))
+
+
+def _has_range(spec: EncodingSpec) -> bool:
+    return spec.is_quantized and spec.scale is None
 
 
 def use_value(use: Use) -> Value:
     """The value that a use reads."""
-    return dict(use.node.operands())[use.slot]
+    inputs, captures = use.node.inputs, use.node.captures
+    value = inputs[use.slot] if use.slot < len(inputs) else captures[use.slot - len(inputs)]
+    assert value is not None, f"input {use.slot} of {use.node.name} is left out"
+    return value
 
 
 def value_source(value: Value) -> Value:
-    """Where a value's numbers come from: the first value before ops that only move them (their ranges are the same)."""
+    """Where a value's elements come from: the first value before ops that only rearrange them, so that its range is theirs.
+
+    Ops that leave elements out (Slice, Gather) or bring some in (Pad) are not looked through, which shows in the number of
+    elements.
+    """
     while value.producer is not None and ops.info(value.producer).kind == "movement":
         first = value.producer.input(0)
         if first is None or first.is_constant:
             break
-        if value.producer.op == "Pad":
-            break  # brings in elements of its own
+        count = _elements(value)
+        if count is None or _elements(first) != count:
+            break
         value = first
     return value
+
+
+def _elements(value: Value) -> tuple[int, tuple[str, ...]] | None:
+    """The number of elements: the product of the known dimensions, and the symbols of the others; None where unknown."""
+    dims = value.shape
+    if dims is None or None in dims:
+        return None
+    known = math.prod(dim for dim in dims if isinstance(dim, int))
+    return known, tuple(sorted(dim for dim in dims if isinstance(dim, str)))

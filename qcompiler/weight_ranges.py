@@ -16,17 +16,13 @@ _CHUNK = 1 << 22  # elements quantized at once, which bounds memory for big weig
 
 
 def least_error_range(
-    rows: NDArray[Any],
-    format: Format,
-    *,
-    symmetric: bool,
-    narrow: bool = False,  # noqa: A002 - as in Encoding
+    rows: NDArray[Any], numeric: Format, *, symmetric: bool, narrow: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The range of each row that minimises its squared quantization error, over shrunken copies of its full range.
 
     Args:
         rows: [channels, elements], finite.
-        format: The format that the rows are going to have.
+        numeric: The format that the rows are going to have.
         symmetric: As in `Encoding.from_range`.
         narrow: As in `Encoding.from_range`.
 
@@ -34,14 +30,14 @@ def least_error_range(
         Lower and upper ends, [channels] each.
     """
     low, high = channel_range(rows, 0)
-    if not format.is_integer or format.bits > 8:
+    if not numeric.is_integer or numeric.bits > 8:
         return low, high
     best_low, best_high = low.copy(), high.copy()
     count = max(1, _CHUNK // max(rows.shape[1], 1))
     for start in range(0, len(rows), count):
         part = slice(start, start + count)
         best_low[part], best_high[part] = _search(
-            np.asarray(rows[part], np.float32), low[part], high[part], format, symmetric, narrow
+            np.asarray(rows[part], np.float32), low[part], high[part], numeric, symmetric, narrow
         )
     return best_low, best_high
 

@@ -57,6 +57,11 @@ class Format:
         return self.minimum < 0
 
     @property
+    def middle(self) -> int:
+        """The code of zero in symmetric encodings: 0, or half the codes of an unsigned integer."""
+        return 0 if self.is_signed or not self.is_integer else 1 << (self.bits - 1)
+
+    @property
     def levels(self) -> int:
         """How many codes an integer or table format has."""
         return 1 << self.bits
@@ -191,10 +196,9 @@ class Encoding:
             return cls(format, scale, None, axis, block)
         least, most = format.minimum + narrow, format.maximum
         if symmetric:
-            middle = 0 if format.is_signed else 1 << (format.bits - 1)
-            below = middle - least
-            scale = _safe_scale(np.maximum(high / (most - middle), -low / below if below else high))
-            zero = np.full(scale.shape, middle, np.int32)
+            below = format.middle - least
+            scale = _safe_scale(np.maximum(high / (most - format.middle), -low / below if below else high))
+            zero = np.full(scale.shape, format.middle, np.int32)
         else:
             scale = _safe_scale((high - low) / (most - least))
             zero = np.clip(np.rint(least - low / scale.astype(np.float64)), least, most).astype(np.int32)

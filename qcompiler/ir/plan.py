@@ -135,7 +135,7 @@ class Plan:
                 for group in self.groups
             ],
         }
-        return _compact(json.dumps(table, indent=1, ensure_ascii=False))
+        return _compact(table)
 
     @classmethod
     def from_json(cls, text: str, source: str = "the plan") -> Plan:
@@ -161,7 +161,7 @@ class Plan:
                 groups=tuple(_group(entry, source) for entry in table["groups"]),
                 notes=tuple(table.get("notes", ())),
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(
                 f"{source} lacks or misspells an entry: {type(error).__name__} {error}."
             ) from error
@@ -175,25 +175,37 @@ def _region(entry: Mapping[str, Any]) -> PlannedRegion:
 def _group(entry: Mapping[str, Any], source: str) -> PlannedGroup:
     try:
         encoding = Encoding.from_json(entry["encoding"])
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise PlanError(
             f"{source}, group {entry.get('name')!r}: the encoding is not valid ({error})."
         ) from error
     uses = tuple(UsePoint(node, slot, value) for node, slot, value in entry["uses"])
     return PlannedGroup(
-        entry["name"], encoding, tuple(entry["stored"]), uses, entry["relation"], entry["reason"]
+        name=entry["name"],
+        encoding=encoding,
+        stored=tuple(entry["stored"]),
+        uses=uses,
+        relation=entry["relation"],
+        reason=entry["reason"],
+        offset=entry.get("offset", "code"),
     )
 
 
-def _compact(text: str) -> str:
-    """Puts lists of plain numbers and strings on one line: a plan is read by people."""
-    import re
+def _compact(item: Any, indent: str = "") -> str:
+    """JSON with lists of plain numbers and strings on one line: a plan is read by people."""
+    deeper = indent + " "
+    if isinstance(item, dict) and item:
+        lines = [f"{_scalar(key)}: {_compact(value, deeper)}" for key, value in item.items()]
+    elif isinstance(item, list | tuple) and any(isinstance(entry, dict | list | tuple) for entry in item):
+        lines = [_compact(entry, deeper) for entry in item]
+    else:
+        return _scalar(item)
+    opening, closing = "{}" if isinstance(item, dict) else "[]"
+    return f"{opening}\n{deeper}" + f",\n{deeper}".join(lines) + f"\n{indent}{closing}"
 
-    return re.sub(
-        r"\[\s+((?:[^\[\]{}\"]|\"[^\"]*\")*?)\s+\]",
-        lambda found: "[" + " ".join(found.group(1).split()) + "]",
-        text,
-    )
+
+def _scalar(item: Any) -> str:
+    return json.dumps(item, ensure_ascii=False)
 
 
 PLAN = Fact[Plan]("plan", "every region has a kernel row and every group an encoding")
