@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qcompiler import ops
+from qcompiler.report.node_table import constant_bytes, node_rows, weight_rows
 
 if TYPE_CHECKING:
     from qcompiler.evaluation import Evaluation
     from qcompiler.ir.graph import Graph
-    from qcompiler.ir.node import Node
-    from qcompiler.ir.plan import Plan, PlannedGroup, PlannedRegion
+    from qcompiler.ir.plan import Plan
     from qcompiler.lowering import Lowered, Verification
     from qcompiler.pipeline import PassRecord
     from qcompiler.target import Target
@@ -46,7 +45,7 @@ def make_report(
 ) -> dict[str, Any]:
     """The content of report.json; docs/report.md lists the keys."""
     device = target.device.get(target.chosen_device)
-    weights = _weights(graph, plan)
+    nodes, weights = node_rows(graph, plan), weight_rows(graph, plan)
     return {
         "qcompiler": version(),
         "model": {
@@ -65,12 +64,14 @@ def make_report(
             "title": target.title,
             "note": device.note if device is not None else "",
         },
-        "nodes": _nodes(graph, plan, target),
-        "weight_bits": sum(count * bits for count, bits in weights)
-        / max(sum(count for count, _ in weights), 1),
+        "quantized": _quantized(nodes),
+        "nodes": nodes,
+        "weights": weights,
+        "weight_bits": sum(row["parameters"] * row["bits"] for row in weights)
+        / max(sum(row["parameters"] for row in weights), 1),
         "size_bytes": {
             "float": float_bytes,
-            "compiled": lowered.size if lowered is not None else _constant_bytes(graph),
+            "compiled": lowered.size if lowered is not None else constant_bytes(graph),
         },
         "metric": _metric(evaluation, evaluated_on),
         "sqnr_db": evaluation.models["reference"].sqnr_db if evaluation is not None else None,
@@ -98,110 +99,43 @@ def make_report(
     }
 
 
-def _nodes(graph: Graph, plan: Plan, target: Target) -> list[dict[str, Any]]:
-    regions, uses, stored = plan.region_of(), plan.group_of_use(), plan.group_of_value()
-    rows = []
-    for node in graph.topological():
-        region = regions.get(node.name)
-        if region is not None:
-            rows.append(_node(node, region, uses, stored, target, plan))
-    return rows
-
-
-def _node(
-    node: Node,
-    region: PlannedRegion,
-    uses: Mapping[tuple[str, int], PlannedGroup],
-    stored: Mapping[str, PlannedGroup],
-    target: Target,
-    plan: Plan,
-) -> dict[str, Any]:
-    row = ops.info(node)
-    read = {slot: uses.get((node.name, slot)) for slot in range(len(node.inputs))}
-    inputs = [
-        str(group.encoding) if group is not None else plan.float_format
-        for slot, group in read.items()
-        if row.role(slot) == "data"
-    ]
-    weight = next(
-        (
-            str(group.encoding)
-            for slot, group in read.items()
-            if row.role(slot) == "weight" and group is not None
-        ),
-        None,
-    )
-    output = next(
-        (stored[value.name] for value in node.outputs if value is not None and value.name in stored), None
-    )
+def _quantized(nodes: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many weighted nodes, and regions, compute on quantized operands, and how many there are."""
+    weighted = [row["quantized"] for row in nodes if row["kind"] == "weighted"]
+    regions = {row["region"]: row["quantized"] for row in nodes}
     return {
-        "name": node.name,
-        "origin": list(node.origin),
-        "op": node.op,
-        "region": region.name,
-        "kernel": region.kernel,
-        "row": region.row,
-        "quantized": region.quantized,
-        "inputs": inputs,
-        "weight": weight,
-        "output": str(output.encoding) if output is not None else plan.float_format,
-        "sensitivity": None,
-        "reason": region.reason,
-        "refused": [{"row": item.row, "reason": item.reason} for item in region.refused],
-        "encodings": [
-            {"slot": slot, "value": next(use.value for use in group.uses if (use.node, use.slot) == (node.name, slot)),
-             "encoding": str(group.encoding), "relation": group.relation, "offset": group.offset, "reason": group.reason}
-            for slot, group in read.items()
-            if group is not None
-        ],
-    }  # fmt: skip
-
-
-def _weights(graph: Graph, plan: Plan) -> list[tuple[int, int]]:
-    """(elements, bits) of every weight: float constants that weighted nodes read, and codes."""
-    found: dict[str, tuple[int, int]] = {}
-    for node in graph.topological():
-        if ops.info(node).kind != "weighted":
-            continue
-        value = node.input(1)
-        if value is not None and value.producer is not None and value.producer.op == "DequantizeLinear":
-            value = value.producer.input(0)
-        if value is None or value.data is None:
-            continue
-        group = next(
-            (
-                item
-                for item in plan.groups
-                if any((use.node, use.slot) == (node.name, 1) for use in item.uses)
-            ),
-            None,
-        )
-        bits = group.encoding.format.bits if group is not None else value.data.dtype.itemsize * 8
-        found[value.name] = (value.data.size, bits)
-    return list(found.values())
-
-
-def _constant_bytes(graph: Graph) -> int:
-    total = 0
-    for value in graph.constants:
-        assert value.data is not None
-        narrow = value.data.dtype.name in ("int4", "uint4", "float4_e2m1fn")
-        total += (value.data.size + 1) // 2 if narrow else value.data.nbytes
-    return total
+        "weighted_nodes": sum(weighted),
+        "all_weighted_nodes": len(weighted),
+        "regions": sum(regions.values()),
+        "all_regions": len(regions),
+    }
 
 
 def _metric(evaluation: Evaluation | None, evaluated_on: str) -> dict[str, Any] | None:
     if evaluation is None:
         return None
-    table: dict[str, Any] = {label: measured.metric for label, measured in evaluation.models.items()}
+    metric, models = evaluation.metric, evaluation.models
+    table: dict[str, Any] = {label: measured.metric for label, measured in models.items()}
+    last = list(models.values())[-1]
     return {
-        "name": evaluation.metric.name,
-        "unit": evaluation.metric.unit,
+        "name": metric.name,
+        "unit": metric.unit,
+        "higher_is_better": metric.higher_is_better,
         "samples": evaluation.samples,
         "data": evaluated_on,
         "float": table.get("float"),
         "reference": table.get("reference"),
         "artifact": table.get("artifact"),
+        "drop": metric.drop(models["float"].metric, last.metric),
+        "against_float": {
+            label: {
+                "sqnr_db": measured.sqnr_db,
+                "max_abs_diff": measured.max_abs_diff,
+                "mean_abs_diff": measured.mean_abs_diff,
+            }
+            for label, measured in models.items()
+            if label != "float"
+        },
     }
 
 

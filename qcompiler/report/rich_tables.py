@@ -1,0 +1,41 @@
+"""The few shapes that everything in the terminal has: tables, grids, lists of fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+STYLES = {"good": "green", "caution": "yellow", "bad": "red", "plain": ""}
+"""Level of a fact to style."""
+
+
+def table(*names: str) -> Table:
+    """A table with column heads and nothing around it."""
+    body = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        column(body, name)
+    return body
+
+
+def column(body: Table, name: str, *, right: bool = False, fixed: bool = False) -> None:
+    """Adds a column; a fixed one is never wrapped."""
+    body.add_column(name, justify="right" if right else "left", no_wrap=fixed, overflow="fold")
+
+
+def grid() -> Table:
+    """Two columns without heads; the first as wide as it must be."""
+    body = Table.grid(padding=(0, 1))
+    body.add_column(no_wrap=True)
+    body.add_column(overflow="fold")
+    return body
+
+
+def fields(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Labels and what they are the labels of."""
+    body = grid()
+    for label, content in rows:
+        body.add_row(Text(f"{label} " if label else ""), content)
+    return body
