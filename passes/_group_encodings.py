@@ -96,7 +96,7 @@ class GroupEncoder:
             np.broadcast_arrays(*(np.asarray(item.scale, np.float64) for item in factors)), axis=0
         )
         scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
-        shape = np.shape(group.values[0].data)
+        shape = np.asarray(group.values[0].data).shape
         axis = int(np.argmax(shape)) if scale.ndim and shape else None
         if axis is not None and shape[axis] % len(scale) == 0:
             scale = np.tile(scale, shape[axis] // len(scale))  # groups of channels that share their scales

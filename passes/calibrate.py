@@ -24,8 +24,9 @@ class Calibrate(Pass):
     """Observes the values that a legal kernel row could quantize: one pass over the data, in bounded memory.
 
     `method` makes ranges of what was seen: `min-max`, `moving-average`, `percentile` (or `percentile-99.99`), `entropy`,
-    `mse`. Values whose encoding came with the model need no data. With a statistics file in the context, statistics are
-    read from it if it exists and written to it if not.
+    `mse`. Values whose encoding came with the model need no data, and with a plan in the context nothing does; what data
+    there are then serve to correct biases as they were when the plan was made. With a statistics file in the context,
+    statistics are read from it if it exists and written to it if not.
     """
 
     name = "calibrate"
@@ -46,12 +47,16 @@ class Calibrate(Pass):
         assert context.target is not None, "calibrate needs a target"
         result = PassResult()
         problem = Problem.state(graph, context.target, graph.facts[REGIONS])
-        imported = imported_ranges(graph, graph.facts[IMPORTED] if IMPORTED in graph.facts else {})
+        imported = imported_ranges(graph, graph.facts.get(IMPORTED) or {})
         names = [value.name for value in observable(problem) if value not in imported]
         method = range_method(self.method)
-        statistics = (
-            self._statistics(graph, context, names, result) if names and context.plan is None else None
-        )
+        statistics = None
+        if names and (context.plan is None or _has_data(context)):
+            statistics = self._statistics(graph, context, names, result)
+        elif names:
+            result.say(
+                Level.INFO, "", "ranges are the plan's; without calibration data biases are not corrected"
+            )
         result.count("observed values", len(names) if statistics is not None else 0)
         graph.facts[RANGES] = Ranges(statistics, method)
         return result
@@ -83,3 +88,7 @@ class Calibrate(Pass):
         if context.statistics is not None:
             statistics.save(context.statistics)
         return statistics
+
+
+def _has_data(context: PassContext) -> bool:
+    return context.calibration is not None or (context.statistics is not None and context.statistics.exists())

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from qcompiler.ir.encoding import Encoding
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node
+    from qcompiler.ir.plan import Plan
+    from qcompiler.target import Target
 
 
 @dataclass(frozen=True)
@@ -36,35 +38,41 @@ class CorrectBias(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Consumes PLAN and RANGES; replaces bias constants."""
         result = PassResult()
-        encodings = {use: group.encoding for use, group in graph.facts[PLAN].group_of_use().items()}
-        ranges = graph.facts[RANGES]
+        plan, ranges = graph.facts[PLAN], graph.facts[RANGES]
+        encodings = {use: group.encoding for use, group in plan.group_of_use().items()}
+        derives = _derives_biases(plan, context.target)
         for node in graph.topological():
-            row, x, weight = ops.info(node), node.input(0), node.input(1)
+            x, weight, bias = node.input(0), node.input(1), node.input(2)
             encoding = encodings.get((node.name, 1))
-            if (
-                encoding is None
-                or x is None
-                or weight is None
-                or weight.data is None
-                or row.role(2) != "bias"
-            ):
+            if encoding is None or x is None or weight is None or weight.data is None:
                 continue
+            roles = ops.info(node).roles
             mean = ranges.mean(value_source(x).name)
-            bias = node.input(2)
-            if mean is None or len(row.roles) < 3 or (bias is not None and not bias.is_constant):
+            if mean is None or len(roles) < 3 or roles[2] != "bias":
                 continue
-            _correct(graph, node, encoding, mean)
-            result.count("corrected biases")
+            # A new bias would have no encoding in the plan, which a row of derived biases asks for.
+            if node.name not in derives if bias is None else bias.is_constant:
+                _correct(graph, node, encoding, mean)
+                result.count("corrected biases")
         return result
+
+
+def _derives_biases(plan: Plan, target: Target | None) -> set[str]:
+    """The nodes whose row has an operand with a derived scale."""
+    rows = {
+        (kernel.name, row.name)
+        for kernel in (target.kernel if target is not None else ())
+        for row in kernel.row
+        if target is not None and any(spec.derived for spec in target.row_specs(row).values())
+    }
+    return {node for region in plan.regions if (region.kernel, region.row) in rows for node in region.nodes}
 
 
 def _correct(graph: Graph, node: Node, encoding: Encoding, mean: float) -> None:
     weight, bias = node.inputs[1], node.input(2)
     assert weight is not None
     data = np.asarray(weight.data, np.float32)
-    channel = ops.info(node).channel_axis(node, 1)
-    others = tuple(axis for axis in range(data.ndim) if axis != channel)
-    lost = (data - encoding.fake_quantize(data)).sum(axis=others, dtype=np.float64)
+    lost = ops.channel_sums(node, data - encoding.fake_quantize(data))
     old = 0.0 if bias is None or bias.data is None else np.asarray(bias.data, np.float64)
     hint = f"{node.name}.bias" if bias is None else f"{bias.name}.corrected"
     graph.set_input(node, 2, graph.add_constant(hint, (old + mean * lost).astype(np.float32)))

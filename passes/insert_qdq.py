@@ -11,7 +11,7 @@ from qcompiler import ops
 from qcompiler.errors import PlanError
 from qcompiler.ir.facts import QDQ
 from qcompiler.ir.node import Use, Value
-from qcompiler.ir.plan import PLAN, PlannedGroup
+from qcompiler.ir.plan import PLAN, Plan, PlannedGroup
 from qcompiler.pass_manager import Effect, Pass, PassContext, PassResult
 
 if TYPE_CHECKING:
@@ -43,28 +43,22 @@ class InsertQdq(Pass):
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Consumes PLAN, establishes QDQ."""
-        plan = graph.facts[PLAN]
-        result = PassResult()
-        writer = _Writer(graph, result, {use: group.encoding for use, group in plan.group_of_use().items()})
-        stored = plan.group_of_value()
+        plan, result = graph.facts[PLAN], PassResult()
         once = context.target is not None and context.target.qdq.passthrough == "before"
-        wanted = _by_value(graph, plan.groups)
+        stored, wanted = plan.group_of_value(), _by_value(graph, plan.groups)
+        writer = _Writer(graph, result, plan)
         for value in graph.values:
-            home, wishes = stored.get(value.name), wanted.get(value, {})
             if value.is_constant:
                 continue
+            home, wishes, plain = stored.get(value.name), wanted.get(value, {}), value
             if home is not None:
-                passed_on = _passed_on(value, home)
-                if not (once and passed_on):
-                    value = writer.store(value, home, wishes.get(home, []), passed_on)
-                else:
-                    writer.fold_offset(home, wishes.get(home, []))
+                plain = writer.store(value, home, wishes.get(home, []), once=once)
             for group, uses in wishes.items():
                 if group is not home:
-                    writer.convert(value, group, uses)
+                    writer.convert(plain, group, uses)
         for value, wishes in wanted.items():
             for group, uses in wishes.items() if value.is_constant else ():
-                writer.encode_constants(group.encoding, uses)
+                writer.encode_constants(group, uses)
         graph.facts[QDQ] = True
         return result
 
@@ -92,14 +86,6 @@ def _by_value(graph: Graph, groups: Iterable[PlannedGroup]) -> dict[Value, dict[
     return found
 
 
-def _passed_on(value: Value, group: PlannedGroup) -> bool:
-    """Whether the value's producer read its elements in the same encoding and only passed them on."""
-    producer = value.producer
-    if producer is None or not (ops.info(producer).keeps_values or ops.info(producer).kind == "join"):
-        return False
-    return any(use.node == producer.name for use in group.uses)
-
-
 def offset_of(group: PlannedGroup) -> float | None:
     """The real number that an encoding with its offset in the bias subtracts, None for other encodings.
 
@@ -113,35 +99,51 @@ def offset_of(group: PlannedGroup) -> float | None:
 
 @dataclass
 class _RoundTrip:
-    """A value quantized and dequantized: the first node of the chain, and its result (still without the offset)."""
+    """A value quantized and dequantized.
 
-    first: Node
+    Attributes:
+        first: The node that reads the value; None where the value came quantized and is only passed on.
+        result: The result, still without the offset.
+        plain: The result with the offset, once something reads it.
+    """
+
+    first: Node | None
     result: Value
+    plain: Value | None = None
 
 
 class _Writer:
     """Makes the nodes."""
 
-    def __init__(self, graph: Graph, result: PassResult, of_use: dict[tuple[str, int], Encoding]) -> None:
+    def __init__(self, graph: Graph, result: PassResult, plan: Plan) -> None:
         self.graph = graph
         self.result = result
-        self.of_use = of_use
+        self.home = plan.group_of_value()
+        self.of_use = {use: group.encoding for use, group in plan.group_of_use().items()}
         self._parameters: dict[tuple[Encoding, bool], tuple[Value, Value]] = {}
 
-    def store(self, value: Value, group: PlannedGroup, members: list[Use], passed_on: bool) -> Value:
-        """Q/DQ behind a definition: every use, and the graph output, reads the round trip. Returns it, offset restored."""
+    def store(self, value: Value, group: PlannedGroup, members: list[Use], *, once: bool) -> Value:
+        """Q/DQ behind a definition: every use, and the graph output, reads the round trip.
+
+        Where the value was only passed on by its producer, it lacks the offset already, and with `once` it needs no Q/DQ
+        of its own.
+
+        Returns:
+            The round trip's result, with the offset if anything needs it.
+        """
+        passed_on = value.producer is not None and self._passes_on(value.producer, group)
         others, output = [use for use in value.uses if use not in set(members)], value.is_output
-        trip = self._round_trip(value, group, shift=not passed_on)
+        trip = (
+            _RoundTrip(None, value) if once and passed_on else self._round_trip(value, group, not passed_on)
+        )
+        plain = trip.result
+        if others or output:
+            plain = self._restored(trip, group)
+            reader = trip.first or plain.producer
+            self.graph.replace_uses(value, plain, None if output else others)
+            if output and plain is not value and reader is not None:
+                self.graph.set_input(reader, 0, value)  # it was redirected to itself with everything else
         self._read(trip, group, members)
-        if not others and not output:
-            self.result.count("stored values")
-            return trip.result
-        plain = self._restored(trip, group)
-        self.graph.replace_uses(value, plain, None if output else others)
-        if output:
-            self.graph.set_input(
-                trip.first, 0, value
-            )  # it read the value, and was redirected with everything else
         self.result.count("stored values")
         return plain
 
@@ -150,71 +152,85 @@ class _Writer:
         self._read(self._round_trip(value, group, shift=True), group, uses)
         self.result.count("conversions")
 
-    def encode_constants(self, encoding: Encoding, uses: list[Use]) -> None:
+    def encode_constants(self, group: PlannedGroup, uses: list[Use]) -> None:
         """Codes with a DequantizeLinear for uses of constants; the constant is what the use reads by now."""
         by_value: dict[Value, list[Use]] = {}
         for use in uses:
             value = use.node.input(use.slot)
             assert value is not None
             by_value.setdefault(value, []).append(use)
+        centred = offset_of(group) is not None
         for value, mine in by_value.items():
             assert value.data is not None
-            codes = self.graph.add_constant(f"{value.name}.codes", encoding.quantize(np.asarray(value.data)))
-            dequantized = self._dequantize(codes, value, encoding, mine[0].node, centred=False)
-            self.graph.replace_uses(value, dequantized, mine)
+            codes = group.encoding.quantize(np.asarray(value.data))
+            stored = self.graph.add_constant(f"{value.name}.codes", codes)
+            result = self._dequantize(stored, value, group.encoding, mine[0].node, centred=centred)
+            self._read(_RoundTrip(None, result), group, mine)
             self.result.count("encoded constants")
 
     # -- offsets ------------------------------------------------------------------------------------------
 
+    def _passes_on(self, node: Node, group: PlannedGroup) -> bool:
+        """Whether a node reads elements in an encoding and only passes them on, so that its results are in that encoding.
+
+        One that brings in elements of its own (padding) would bring them in without the offset.
+        """
+        row = ops.info(node)
+        reads = any(use.node == node.name for use in group.uses)
+        kept = all(value is None or self.home.get(value.name) is group for value in node.outputs)
+        return reads and kept and (row.keeps_values or row.kind == "join") and "parameter" not in row.roles
+
+    def _absorbs(self, use: Use, group: PlannedGroup) -> bool:
+        """Whether a use can read the value without its offset: it has none, it is linear with a bias, or it passes it on."""
+        if offset_of(group) is None:
+            return True
+        row = ops.info(use.node)
+        if row.kind != "weighted":
+            return self._passes_on(use.node, group)
+        weight, bias = use.node.input(1), use.node.input(2)
+        known = weight is not None and weight.is_constant and (bias is None or bias.is_constant)
+        return use.slot == 0 and known and row.role(2) == "bias" and len(row.roles) == 3
+
     def _read(self, trip: _RoundTrip, group: PlannedGroup, uses: list[Use]) -> None:
-        absorbing = [use for use in uses if _absorbs(use, group)]
-        for use in absorbing:
+        for use in uses:
+            if not self._absorbs(use, group):
+                self.graph.set_input(use.node, use.slot, self._restored(trip, group))
+                continue
             self.graph.set_input(use.node, use.slot, trip.result)
-        self.fold_offset(group, absorbing)
-        rest = [use for use in uses if use not in set(absorbing)]
-        if rest:
-            plain = self._restored(trip, group)
-            for use in rest:
-                self.graph.set_input(use.node, use.slot, plain)
+            offset = offset_of(group)
+            if offset and ops.info(use.node).kind == "weighted":
+                self._add_to_bias(use.node, offset)
 
     def _restored(self, trip: _RoundTrip, group: PlannedGroup) -> Value:
         offset = offset_of(group)
         if not offset:
             return trip.result
-        constant = self.graph.add_constant(f"{trip.result.name}.offset", np.float32(offset).reshape(()))
-        output = self.graph.add_value(f"{trip.result.name}.restored", np.float32, trip.result.shape)
-        node = trip.result.producer
-        self.graph.add_node(
-            "Add", [trip.result, constant], [output], origin=[node] if node else [], near=node
-        )
-        return output
-
-    def fold_offset(self, group: PlannedGroup, uses: list[Use]) -> None:
-        """Adds the effect of the offset to the biases of the weighted nodes among the uses."""
-        offset = offset_of(group)
-        for use in uses if offset else ():
-            if ops.info(use.node).kind == "weighted":
-                assert offset is not None
-                self._add_to_bias(use.node, offset)
+        if trip.plain is None:
+            constant = self.graph.add_constant(f"{trip.result.name}.offset", np.float32(offset).reshape(()))
+            trip.plain = self.graph.add_value(
+                f"{trip.result.name}.restored", trip.result.dtype, trip.result.shape
+            )
+            near = trip.result.producer
+            self.graph.add_node(
+                "Add", [trip.result, constant], [trip.plain], origin=[near] if near else [], near=near
+            )
+        return trip.plain
 
     def _add_to_bias(self, node: Node, offset: float) -> None:
         weight, bias = node.input(1), node.input(2)
         assert weight is not None
-        assert weight.data is not None
-        encoding, channel = self.of_use.get((node.name, 1)), ops.info(node).channel_axis(node, 1)
-        data = (
-            np.asarray(weight.data) if encoding is None else encoding.fake_quantize(np.asarray(weight.data))
-        )
-        others = tuple(axis for axis in range(data.ndim) if axis != channel)
-        total = offset * data.sum(axis=others, dtype=np.float64)
+        data, encoding = np.asarray(weight.data), self.of_use.get((node.name, 1))
+        if encoding is not None:
+            data = encoding.fake_quantize(data)
         old = 0.0 if bias is None else np.asarray(bias.data, np.float64)
+        total = old + offset * ops.channel_sums(node, data)
         name = f"{node.name}.bias" if bias is None else f"{bias.name}.offset"
-        self.graph.set_input(node, 2, self.graph.add_constant(name, (old + total).astype(np.float32)))
+        self.graph.set_input(node, 2, self.graph.add_constant(name, total.astype(np.float32)))
         self.result.count("offsets in biases")
 
     # -- pairs --------------------------------------------------------------------------------------------
 
-    def _round_trip(self, value: Value, group: PlannedGroup, *, shift: bool) -> _RoundTrip:
+    def _round_trip(self, value: Value, group: PlannedGroup, shift: bool) -> _RoundTrip:
         near, encoding, offset = value.producer, group.encoding, offset_of(group)
         first, source = None, value
         if offset and shift:
@@ -257,18 +273,6 @@ class _Writer:
                 self.graph.add_constant(f"{name}.zero_point", zero),
             )
         return self._parameters[key]
-
-
-def _absorbs(use: Use, group: PlannedGroup) -> bool:
-    """Whether a use can read the value without its offset: it has none, it is linear with a bias, or it passes it on."""
-    if offset_of(group) is None:
-        return True
-    row = ops.info(use.node)
-    if row.kind == "weighted":
-        weight, bias = use.node.input(1), use.node.input(2)
-        known = weight is not None and weight.is_constant and (bias is None or bias.is_constant)
-        return use.slot == 0 and known and row.role(2) == "bias" and len(row.roles) == 3
-    return row.keeps_values or row.kind == "join"
 
 
 def _attributes(encoding: Encoding) -> dict[str, int]:

@@ -82,7 +82,7 @@ def _merged(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     for key, given in table.items():
         if isinstance(given, dict) and isinstance(base.get(key), dict):
             merged[key] = {**base[key], **given}
-    own, inherited = table.get("kernel"), base.get("kernel")
+    own, inherited = table.get("kernel", []), base.get("kernel", [])
     if _are_tables(own) and _are_tables(inherited):
         replaced = {kernel.get("name"): kernel for kernel in own}
         names = {kernel.get("name") for kernel in inherited}

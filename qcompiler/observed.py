@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -61,4 +62,4 @@ class Ranges:
 RANGES = Fact[Ranges](
     "ranges", "every value that a legal row could quantize has been observed on calibration data"
 )
-IMPORTED = Fact[dict[str, Encoding]]("imported", "encodings that the source model carried, by value name")
+IMPORTED = Fact[Mapping[str, Encoding]]("imported", "encodings that the source model carried, by value name")

@@ -21,6 +21,8 @@ import numpy as np
 from qcompiler.ir.functions import DOMAIN
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from qcompiler.ir.node import Node
 
 Bounds = tuple[float, float]
@@ -219,6 +221,23 @@ def info(node: Node) -> OpInfo:
 def is_known(op: str) -> bool:
     """Whether the table has a row for the operator."""
     return op in TABLE
+
+
+def channel_sums(node: Node, data: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums an array of the shape of a node's weight over everything but output channels; [output channels].
+
+    Where the output channels are only counted within a group (ConvTranspose), the groups follow one another along the axis
+    summed over.
+    """
+    channel, group = info(node).channel_axis(node, 1), int(node.attributes.get("group", 1))
+    if channel and group > 1:
+        data = data.reshape(group, -1, *data.shape[1:])
+        kept = {0, channel + 1}
+    else:
+        kept = {channel}
+    others = tuple(axis for axis in range(data.ndim) if axis not in kept)
+    total: NDArray[np.float64] = data.sum(axis=others, dtype=np.float64).reshape(-1)
+    return total
 
 
 def macs(node: Node) -> int | None:

@@ -182,7 +182,8 @@ class _Checker:
             )
 
     def _check_derived(self, use: Use, demand: Demand, group_of: Mapping[Point, PlannedGroup]) -> None:
-        factors = [group_of[demand.region.uses[name][0]].encoding.scale for name in demand.spec.derived]
+        uses = [demand.region.uses[name][0] for name in demand.spec.derived]
+        factors = [np.asarray(group_of[factor].encoding.scale) for factor in uses]
         product = np.prod(np.broadcast_arrays(*factors), axis=0)
         scale = np.asarray(group_of[use].encoding.scale)
         if not np.allclose(scale, np.resize(product, scale.shape), rtol=_TOLERANCE, atol=1e-37):

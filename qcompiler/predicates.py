@@ -199,8 +199,11 @@ def _attribute(
             shown = item.decode() if isinstance(item, bytes) else item
             if accepted is not None and shown not in accepted:
                 return f"{name} of {node.op} is {shown!r}, not {_either(accepted)}"
-            if (minimum is not None and shown < minimum) or (maximum is not None and shown > maximum):
-                return f"{name} of {node.op} is {shown}, outside {minimum if minimum is not None else '-inf'}..{maximum}"
+            low = -math.inf if minimum is None else minimum
+            high = math.inf if maximum is None else maximum
+            bounded = minimum is not None or maximum is not None
+            if bounded and not (isinstance(shown, int | float) and low <= shown <= high):
+                return f"{name} of {node.op} is {shown!r}, outside {low:g}..{high:g}"
     return None
 
 
