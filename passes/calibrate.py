@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Calibrate(Pass):
     """Observes the values that a legal kernel row could quantize: one pass over the data, in bounded memory.
 
-    `method` makes ranges of what was seen: `min-max`, `moving-average`, `percentile` (or `percentile-99.99`), `entropy`,
+    `method` makes ranges of what was seen: `min-max`, `moving-average`, `percentile` (or `percentile:99.99`), `entropy`,
     `mse`. Values whose encoding came with the model need no data, and with a plan in the context nothing does; what data
     there are then serve to correct biases as they were when the plan was made. With a statistics file in the context,
     statistics are read from it if it exists and written to it if not.

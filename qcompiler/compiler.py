@@ -111,6 +111,7 @@ class _Compilation:
         self.options = options
         self.progress: Progress = progress or (lambda what, done, total: None)
         self.on_pass = on_pass
+        self.passed = 0
         self.output = Path(output) if output is not None else None
         if self.output is not None:
             check_destination(self.output, force=options.force)
@@ -166,7 +167,7 @@ class _Compilation:
         checks = Checks(
             probe=Probe(self.graph, self._probe_feeds()) if self.options.verify_each else None,
             dump=Path(self.options.dump) if self.options.dump is not None else None,
-            on_pass=self.on_pass,
+            on_pass=self._passed,
         )
         records = tuple(self.pipeline.run(self.graph, context, checks))
         if PLAN not in self.graph.facts:
@@ -178,6 +179,12 @@ class _Compilation:
             return self._finish(records, plan, None, None, None)
         with writing(self.output, force=self.options.force) as artifact:
             return self._write(records, plan, artifact)
+
+    def _passed(self, record: PassRecord) -> None:
+        self.passed += 1
+        self.progress("passes", self.passed, len(self.pipeline.passes))
+        if self.on_pass is not None:
+            self.on_pass(record)
 
     def _probe_feeds(self) -> dict[str, NDArray[Any]] | None:
         data = self.calibration or self.evaluation
@@ -195,9 +202,11 @@ class _Compilation:
         data = self.evaluation or self.calibration
         if verifier is not None:
             shapes = data.sample_shapes if data is not None else {}
+            self.progress("verifying", 0, 1)
             verification = verifier.verify(
                 VerifyJob(artifact.folder, self.graph, plan, self.target, data, shapes)
             )
+            self.progress("verifying", 1, 1)
         result = self._finish(records, plan, artifact, lowered, verification)
         write_json(artifact.folder / "report.json", result.report)
         (artifact.folder / "report.html").write_text(render_html(result.report), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Reads tables (TOML, JSON) into frozen dataclasses: the fields are the schema.
 
 Unknown keys, missing keys and wrong values are refused with the file, the key's path and what is accepted. A field with
-`metadata={"key": False}` is no key of the file.
+`metadata={"key": False}` is no key of the file, one with `metadata={"key": "max-drop"}` stands there under that name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SchemaReader:
             raise self.fail(key or "the file", f"expected a table, found {_kind_name(table)}")
         hints = typing.get_type_hints(kind)
         fields = dataclasses.fields(typing.cast("Any", kind))
-        entries = {entry.name: entry for entry in fields if entry.metadata.get("key", True)}
+        entries = {name: entry for entry in fields if (name := _key(entry))}
         for name in table:
             if name not in entries:
                 raise self.fail(_join(key, name), f"unknown key{suggest(name, entries)}")
@@ -99,6 +99,12 @@ class SchemaReader:
         if not isinstance(given, hint) or (isinstance(given, bool) and hint is not bool):
             raise self.fail(key, f"expected {_type_name(hint)}, found {given!r}")
         return given
+
+
+def _key(entry: dataclasses.Field[Any]) -> str:
+    """What a field is called in files; "" where it is no key."""
+    key = entry.metadata.get("key", True)
+    return key if isinstance(key, str) else entry.name if key else ""
 
 
 def _join(key: str, name: str) -> str:

@@ -1,0 +1,257 @@
+"""The commands that compile: compile, bisect, demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qcompiler.cli import arguments as arg
+from qcompiler.cli.console import ProgressBars, progress_bars, show
+from qcompiler.cli.settings import Settings
+from qcompiler.errors import QCompilerError
+
+if TYPE_CHECKING:
+    from qcompiler.compiler import Result
+
+OVER_BUDGET = 3
+
+_TARGET_HINT = "give --target NAME[:DEVICE] (see `qcompiler targets`)"
+
+
+def compile_command(
+    model: arg.Model = None,
+    target: arg.Target = None,
+    calibration: arg.Calibration = None,
+    evaluation: arg.Evaluation = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="OUTDIR", help="The folder to write; whole or not at all."),
+    ] = None,
+    metric: arg.Metric = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drop",
+            metavar="X",
+            help="The most that the metric may get worse; 0.01 of top1 is one point.",
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", metavar="FILE", help="Apply this plan.json instead of deciding precisions."),
+    ] = None,
+    statistics: arg.Statistics = None,
+    method: arg.Method = None,
+    extra: arg.Extra = None,
+    pipeline: arg.PipelineText = None,
+    option: arg.PassOption = None,
+    float_format: arg.FloatFormat = None,
+    config: arg.Config = None,
+    dump: Annotated[
+        str | None,
+        typer.Option(
+            "--dump", metavar="DIR", help="Save the graph, and what changed in it, after every pass."
+        ),
+    ] = None,
+    verify_each: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify-each/--no-verify-each",
+            help="Hold every pass to its declared effect by running the graph.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool | None,
+        typer.Option(
+            "--force/--no-force", help="Replace OUTDIR if an earlier run wrote it.", show_default=False
+        ),
+    ] = None,
+    quiet: arg.Quiet = False,
+) -> None:
+    """Compile a model for a target: quantize it, write what the target runs, and check it.
+
+    Exits with 0 when all went well, 1 on bad input (nothing is written), 3 when compiled but the metric dropped by more
+    than --max-drop.
+    """
+    settings = Settings.gathered(
+        config,
+        {
+            "model": model, "target": target, "calibration": calibration, "evaluation": evaluation, "output": output,
+            "metric": metric, "max_drop": max_drop, "plan": plan, "statistics": statistics, "method": method,
+            "extra": tuple(extra or ()), "pipeline": pipeline, "option": tuple(option or ()), "float_format": float_format,
+            "dump": dump, "verify_each": verify_each, "force": force,
+        },
+    )  # fmt: skip
+    settings.required("model", "give the path of an ONNX model")
+    settings.required("target", _TARGET_HINT)
+    settings.required("output", "give -o OUTDIR")
+    with progress_bars(quiet=quiet) as bars:
+        result = _compiled(settings, bars)
+    if not quiet:
+        from qcompiler.report.terminal import summary
+
+        show(summary(result.report), *_closing(result))
+    if not result.within_budget:
+        raise typer.Exit(OVER_BUDGET)
+
+
+def _compiled(settings: Settings, bars: ProgressBars) -> Result:
+    from qcompiler import compiler
+
+    return compiler.compile(
+        settings.required("model", "give the path of an ONNX model"),
+        settings.required("target", _TARGET_HINT),
+        settings.calibration,
+        evaluation=settings.evaluation,
+        output=settings.output,
+        progress=bars,
+        **settings.options(),
+    )
+
+
+def _closing(result: Result) -> list[str]:
+    """Where the files are, and where to look."""
+    assert result.output is not None
+    files = ", ".join(sorted(path.name for path in result.output.iterdir()))
+    return [
+        "",
+        f"Written to {result.output}/: {files}",
+        f"To look closer: {result.output}/report.html, or qcompiler explain {result.output} NODE",
+    ]
+
+
+def bisect_command(
+    model: arg.Model = None,
+    target: arg.Target = None,
+    calibration: arg.Calibration = None,
+    statistics: arg.Statistics = None,
+    method: arg.Method = None,
+    extra: arg.Extra = None,
+    pipeline: arg.PipelineText = None,
+    option: arg.PassOption = None,
+    float_format: arg.FloatFormat = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            help="The output is broken where it is off by more than this part of its largest magnitude.",
+        ),
+    ] = 0.1,
+    config: arg.Config = None,
+    quiet: arg.Quiet = False,
+) -> None:
+    """Find the pass, and the single rewrite of it, that first breaks the output.
+
+    Exits with 0 when nothing does, 3 when something does.
+    """
+    settings = Settings.gathered(
+        config,
+        {
+            "model": model, "target": target, "calibration": calibration, "statistics": statistics, "method": method,
+            "extra": tuple(extra or ()), "pipeline": pipeline, "option": tuple(option or ()), "float_format": float_format,
+        },
+    )  # fmt: skip
+    with progress_bars(quiet=quiet) as bars:
+        found = _bisected(settings, tolerance, bars)
+    if found is None:
+        show(
+            f"No pass takes the output further than {tolerance:g} of its largest magnitude from the model's own."
+        )
+        return
+    show(str(found))
+    raise typer.Exit(OVER_BUDGET)
+
+
+def _bisected(settings: Settings, tolerance: float, bars: ProgressBars) -> Any:
+    import tempfile
+    from pathlib import Path
+
+    from qcompiler.bisect import bisect
+    from qcompiler.data import DataSource
+    from qcompiler.ir.onnx_import import load
+    from qcompiler.options import default_pipeline, make_options
+    from qcompiler.pass_manager import PassContext
+    from qcompiler.targets import find_target
+
+    graph = load(settings.required("model", "give the path of an ONNX model"))
+    target = find_target(settings.required("target", _TARGET_HINT))
+    data = DataSource.open(settings.calibration).validate(graph) if settings.calibration is not None else None
+    pipeline = default_pipeline(target, graph, make_options(settings.options()))
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:  # every replay would calibrate anew
+        context = PassContext(
+            target=target,
+            calibration=data,
+            statistics=Path(settings.statistics or f"{folder}/statistics"),
+            float_format=settings.float_format or target.float_formats[0],
+            progress=bars,
+        )
+        feeds = next(iter(data.batches(min(2, data.count)))) if data is not None else None
+        return bisect(graph, pipeline, context, feeds=feeds, tolerance=tolerance)
+
+
+def demo_command(
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", "-t", metavar="NAME[:DEVICE]", help="Repeatable. [default: every installed target]"
+        ),
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Gets a folder per target; those of an earlier demo are replaced.",
+        ),
+    ] = "qcompiler-demo",
+    quiet: arg.Quiet = False,
+) -> None:
+    """Compile a small trained network that comes along, for every target, and measure it on data it has not seen."""
+    from pathlib import Path
+
+    from qcompiler import demo
+    from qcompiler.targets import descriptors
+
+    done: dict[str, Result | QCompilerError] = {}
+    with progress_bars(quiet=quiet) as bars:
+        for name in target or descriptors():
+            bars.restart()
+            settings = Settings(
+                model=str(demo.MODEL),
+                target=name,
+                calibration=str(demo.CALIBRATION),
+                evaluation=str(demo.EVALUATION),
+                output=str(Path(output) / name.replace(":", "-")),
+                max_drop=0.01,
+                force=True,
+            )
+            try:
+                done[name] = _compiled(settings, bars)
+            except QCompilerError as error:  # the other targets are still worth seeing
+                if target:
+                    raise
+                done[name] = error
+    if not quiet:
+        _show_demo(done)
+    failed = [str(result) for result in done.values() if isinstance(result, QCompilerError)]
+    if failed:
+        raise QCompilerError(" ".join(failed))
+    if not all(getattr(result, "within_budget", False) for result in done.values()):
+        raise typer.Exit(OVER_BUDGET)
+
+
+def _show_demo(done: Mapping[str, Result | QCompilerError]) -> None:
+    from qcompiler.report.terminal import DemoRow, demo_table
+
+    results = [result for result in done.values() if not isinstance(result, QCompilerError)]
+    show(demo_table([DemoRow(result.report, f"{result.output}/") for result in results]))
+    if results:
+        show(
+            "",
+            f"Open {results[0].output}/report.html for the whole story, or ask: qcompiler explain {results[0].output} NODE",
+            f"With a model of yours: qcompiler compile MODEL.onnx --target {next(iter(done))} --calibration NPZ -o OUTDIR",
+        )
