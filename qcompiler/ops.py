@@ -230,11 +230,10 @@ def channel_sums(node: Node, data: NDArray[Any]) -> NDArray[np.float64]:
     summed over.
     """
     channel, group = info(node).channel_axis(node, 1), int(node.attributes.get("group", 1))
+    kept: set[int | None] = {channel}
     if channel and group > 1:
         data = data.reshape(group, -1, *data.shape[1:])
         kept = {0, channel + 1}
-    else:
-        kept = {channel}
     others = tuple(axis for axis in range(data.ndim) if axis not in kept)
     total: NDArray[np.float64] = data.sum(axis=others, dtype=np.float64).reshape(-1)
     return total
