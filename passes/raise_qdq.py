@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from onnx import helper
 from qcompiler.passes._qdq_parameters import (
     is_dequantize,
     is_quantize,
@@ -37,6 +38,7 @@ _KNOWN_TOPS = (1.0, 6.0)
 """Upper bounds that models clip at (hard sigmoid, Relu6); a calibrated range ends there by no accident."""
 _CODES = ("_quantized", "_QuantizeLinear_Output", ".codes")
 _REALS = ("_DequantizeLinear_Output", ".dequantized")
+_CONSTANT = ("constant", b"constant")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class _Raiser:
         self._codes: dict[Value, _Codes] = {}
         self._saturated: dict[tuple[Value, Encoding], Value] = {}
         self._known: set[Value] = set()
+        self._given: set[Value] = set()
         self._twins: list[tuple[Value, str]] = []
 
     def by_name(self) -> dict[str, Encoding]:
@@ -114,7 +117,22 @@ class _Raiser:
         for value, name in self._twins:
             if value.graph is self.graph and not self.graph.has_value(name):
                 self.graph.rename(value, name)
-        return {value.name: encoding for value, encoding in self.found.items() if value.graph is self.graph}
+        found: dict[Value, Encoding] = {}
+        for value, encoding in self.found.items():
+            if value.graph is self.graph:
+                found.setdefault(self._unpadded(value), encoding)
+        return {value.name: encoding for value, encoding in found.items()}
+
+    def _unpadded(self, value: Value) -> Value:
+        """The value before zero padding, which may yet become part of a convolution: its numbers are encoded as well."""
+        node = value.producer
+        if node is None or not node.is_op("Pad") or node.attributes.get("mode", "constant") not in _CONSTANT:
+            return value
+        source, filled = node.inputs[0], node.input(2)
+        if source is None or source.is_constant or source in self.found:
+            return value
+        zeros = filled is None or (filled.data is not None and not np.any(filled.data))
+        return source if zeros else value
 
     # -- constants ------------------------------------------------------------------------------------------------
 
@@ -197,8 +215,18 @@ class _Raiser:
                 self._dequantize(node)
             elif any(value in self._codes for _, value in node.operands()):
                 self._move(node)
-            if node.graph is self.graph and keeps_sign(node, self._known):
-                self._known.update(value for value in node.outputs if value is not None)
+            if node.graph is self.graph:
+                self._learn(node)
+
+    def _learn(self, node: Node) -> None:
+        """What cannot be negative, and what is a graph input moved about."""
+        outputs = [value for value in node.outputs if value is not None]
+        if keeps_sign(node, self._known):
+            self._known.update(outputs)
+        source = node.input(0)
+        moved = ops.info(node).kind == "movement" and source is not None and not source.is_constant
+        if moved and source is not None and (source.is_input or source in self._given):
+            self._given.update(outputs)
 
     def _quantize(self, node: Node) -> None:
         encoding, value = node_encoding(node), node.inputs[0]
@@ -235,8 +263,6 @@ class _Raiser:
             self.result.count("pairs")
 
     def _cast(self, value: Value, node: Node) -> Value:
-        from onnx import helper
-
         assert node.output.dtype is not None
         kind = int(helper.np_dtype_to_tensor_dtype(node.output.dtype))
         return self._add(node, "Cast", [value], {"to": kind}, value, node.output.dtype)
@@ -262,7 +288,7 @@ class _Raiser:
     def _saturate(self, codes: _Codes, node: Node) -> Value:
         value, encoding = codes.value, codes.encoding
         near = value.producer
-        if not starts_at_zero(encoding) or near is None or value in self._known:
+        if not starts_at_zero(encoding) or near is None or value in self._known or value in self._given:
             return value
         top = encoding.real_range()[1]
         bound = next((item for item in _KNOWN_TOPS if abs(top - item) < 1e-6 * item), None)
@@ -316,8 +342,8 @@ class _Raiser:
         values = [self._read(item, node) for item in moved]
         inputs: list[Value | None] = [*values, *node.inputs[len(values) :]]
         twin = self._add(node, node.op, inputs, node.attributes, node.output, values[0].dtype)
-        if twin.producer is not None and keeps_sign(twin.producer, self._known):
-            self._known.add(twin)
+        assert twin.producer is not None
+        self._learn(twin.producer)
         self._codes[node.output] = _Codes(twin, first.encoding)
         self._twins.append((twin, node.output.name))
 

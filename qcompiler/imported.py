@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -39,39 +39,54 @@ _OTHER_SIGN: Mapping[str, Format] = {
 def imported_ranges(graph: Graph, entries: Mapping[str, Encoding]) -> dict[Value, Interval]:
     """The range of every computed value or graph input that has an encoding or whose elements come from ones that have.
 
-    Through data movement in both directions, through maximum pooling, padding with zeros and concatenation forwards.
+    Through data movement and padding with zeros in both directions, through maximum pooling and concatenation forwards.
     """
-    found: dict[Value, Interval] = {}
+    return {value: source.interval for value, source in _sources(graph, entries).items()}
+
+
+class _Source(NamedTuple):
+    """Where a value's elements come from: the name of the value that has an encoding; "" for several of them."""
+
+    interval: Interval
+    name: str
+
+
+def _sources(graph: Graph, entries: Mapping[str, Encoding]) -> dict[Value, _Source]:
+    found: dict[Value, _Source] = {}
     if not entries:
         return found
     order = graph.topological()
     for value in graph.values:
         if value.name in entries and not value.is_constant:
-            found[value] = entries[value.name].real_range()
+            found[value] = _Source(entries[value.name].real_range(), value.name)
     for node in reversed(order):
         source = node.input(0)
-        if node.is_op(*_PERMUTING) and source is not None and node.output in found:
+        passes = node.is_op(*_PERMUTING) or (node.is_op("Pad") and _pads_zeros(node))
+        if passes and source is not None and not source.is_constant and node.output in found:
             found.setdefault(source, found[node.output])
     for node in order:
-        interval = _passed_on(node, found)
-        if interval is not None:
+        passed = _passed_on(node, found, entries)
+        if passed is not None:
             for output in node.outputs:
                 if output is not None:
-                    found.setdefault(output, interval)
+                    found.setdefault(output, passed)
     return found
 
 
-def _passed_on(node: Node, found: Mapping[Value, Interval]) -> Interval | None:
+def _passed_on(node: Node, found: Mapping[Value, _Source], entries: Mapping[str, Encoding]) -> _Source | None:
     row = ops.info(node)
     if row.kind == "join":
-        sources = [value for value in node.inputs if value is not None]
+        values = [value for value in node.inputs if value is not None]
     elif row.keeps_values and (node.op != "Pad" or _pads_zeros(node)):
-        sources = [value for value in node.inputs[:1] if value is not None]
+        values = [value for value in node.inputs[:1] if value is not None]
     else:
         return None
-    if not sources or any(value not in found for value in sources):
+    if not values or any(value not in found for value in values):
         return None
-    return min(found[value][0] for value in sources), max(found[value][1] for value in sources)
+    sources = [found[value] for value in values]
+    alike = all(item.name and entries[item.name] == entries.get(sources[0].name) for item in sources)
+    interval = min(item.interval[0] for item in sources), max(item.interval[1] for item in sources)
+    return _Source(interval, sources[0].name if alike else "")
 
 
 def _pads_zeros(node: Node) -> bool:
@@ -91,9 +106,17 @@ class Imported:
     def __init__(self, graph: Graph, entries: Mapping[str, Encoding]) -> None:
         self.graph = graph
         self.entries = entries
-        self.ranges = imported_ranges(graph, entries)
+        self._sources = _sources(graph, entries)
+        self.ranges = {value: source.interval for value, source in self._sources.items()}
         self._kept: dict[str, None] = {}
         self._changes: dict[str, dict[str, None]] = {}
+        self._carried: dict[str, dict[str, None]] = {}
+
+    def _name_of(self, value: Value) -> str:
+        """The name under which a value's encoding came, its own or that of the value it only moves; "" if none did."""
+        if value.name in self.entries:
+            return value.name
+        return self._sources[value].name if value in self._sources else ""
 
     def fitting(self, group: Group) -> tuple[Encoding | None, str]:
         """The encoding to take over for a group, perhaps in another form of the same grid, and why it is not as it was.
@@ -101,10 +124,10 @@ class Imported:
         Returns:
             The encoding (None: a new one has to be made) and the reason; empty where nothing changes, or nothing came.
         """
-        named = [value for value in group.values if value.name in self.entries]
+        named = [value for value in group.values if self._name_of(value)]
         if not named:
             return None, ""
-        given = list(dict.fromkeys(self.entries[value.name] for value in named))
+        given = list(dict.fromkeys(self.entries[self._name_of(value)] for value in named))
         if len(given) > 1:
             return (
                 None,
@@ -139,14 +162,17 @@ class Imported:
     def settle(self, group: Group, encoding: Encoding, reason: str) -> None:
         """Records what a group was given; where that is not what came, `reason` says why."""
         for value in group.values:
-            given = self.entries.get(value.name)
-            if given is None:
+            name = self._name_of(value)
+            if not name:
                 continue
-            if given == encoding:
-                self._kept[value.name] = None
+            same = self.entries[name] == encoding
+            text = "the same" if same else f"{described(encoding)}, because {reason}"
+            if name != value.name:
+                self._carried.setdefault(name, {})[f"{text}, on {value.name}, which only moves it"] = None
+            elif same:
+                self._kept[name] = None
             else:
-                text = f"{described(encoding)}, because {reason}"
-                self._changes.setdefault(value.name, {})[text] = None
+                self._changes.setdefault(name, {})[text] = None
 
     def notes(self, regions: Iterable[PlannedRegion]) -> list[str]:
         """One note for every encoding that was not kept everywhere, in the order in which they came."""
@@ -157,8 +183,9 @@ class Imported:
             if name in self._kept and not changes:
                 continue
             if name in self._kept:
-                changes.insert(0, "itself for some of its readers")
-            what = "; and → ".join(changes) or f"not quantized, because {self._unused(name, region_of)}"
+                changes.insert(0, "the same for some of its readers")
+            what = "; and → ".join(changes or self._carried.get(name, ()))
+            what = what or f"not quantized, because {self._unused(name, region_of)}"
             found.append(f"{name}: imported {described(given)} → {what}")
         return found
 
