@@ -50,11 +50,17 @@ def node_encoding(node: Node) -> Encoding | str:
 
 
 def _format(node: Node, data: Value, zero: Value | None) -> Format | str:
-    """The format of the codes. QuantizeLinear-21: the zero point's type, else output_dtype, else uint8."""
-    if is_dequantize(node):
-        dtype = data.dtype
-    elif zero is not None:
+    """The format of the codes. QuantizeLinear-21: the zero point's type, else output_dtype, else uint8.
+
+    Shape inference knows nothing of onnxruntime's domain, so the type of the codes themselves may not be known.
+    """
+    if zero is not None:
         dtype = zero.dtype
+    elif is_dequantize(node):
+        source = data.producer
+        dtype = data.dtype
+        if dtype is None and source is not None and is_quantize(source):
+            return _format(source, data, source.input(2))
     else:
         stated = int(node.attributes.get("output_dtype", 0))
         dtype = helper.tensor_dtype_to_np_dtype(stated) if stated else np.dtype(np.uint8)

@@ -10,11 +10,11 @@ from onnx import helper
 from qcompiler.passes._qdq_parameters import (
     is_dequantize,
     is_quantize,
-    narrowed,
     node_encoding,
     starts_at_zero,
 )
 from qcompiler.passes._qoperators import expand_qoperators
+from qcompiler.passes._raise_constants import raise_constants
 from qcompiler.passes._uncentre import uncentre
 from qcompiler.passes.fold_constants import FoldConstants
 
@@ -29,15 +29,11 @@ from qcompiler.signs import constants_not_negative, keeps_sign
 if TYPE_CHECKING:
     from typing import Any
 
-    from numpy.typing import NDArray
-
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node, Value
 
 _KNOWN_TOPS = (1.0, 6.0)
 """Upper bounds that models clip at (hard sigmoid, Relu6); a calibrated range ends there by no accident."""
-_CODES = ("_quantized", "_QuantizeLinear_Output", ".codes")
-_REALS = ("_DequantizeLinear_Output", ".dequantized")
 _CONSTANT = ("constant", b"constant")
 
 
@@ -75,8 +71,7 @@ class RaiseQdq(Pass):
             folded = FoldConstants().run(graph, context)
             for kind, number in folded.counts.items():
                 result.count(kind, number)
-            raiser = _Raiser(graph, context, result)
-            raiser.raise_constants()
+            raiser = _Raiser(graph, context, result, raise_constants(graph, context, result))
             result.count("centred pairs", uncentre(graph))
             raiser.raise_pairs()
             graph.remove_dead()
@@ -101,11 +96,13 @@ class _Raiser:
         found: Float values and the encodings that they came in.
     """
 
-    def __init__(self, graph: Graph, context: PassContext, result: PassResult) -> None:
+    def __init__(
+        self, graph: Graph, context: PassContext, result: PassResult, found: dict[Value, Encoding]
+    ) -> None:
         self.graph = graph
         self.context = context
         self.result = result
-        self.found: dict[Value, Encoding] = {}
+        self.found = found
         self._codes: dict[Value, _Codes] = {}
         self._saturated: dict[tuple[Value, Encoding], Value] = {}
         self._known: set[Value] = set()
@@ -115,7 +112,7 @@ class _Raiser:
     def by_name(self) -> dict[str, Encoding]:
         """The encodings by the names that the values have in the end."""
         for value, name in self._twins:
-            if value.graph is self.graph and not self.graph.has_value(name):
+            if value.graph is self.graph and not value.is_output and not self.graph.has_value(name):
                 self.graph.rename(value, name)
         found: dict[Value, Encoding] = {}
         for value, encoding in self.found.items():
@@ -133,73 +130,6 @@ class _Raiser:
             return value
         zeros = filled is None or (filled.data is not None and not np.any(filled.data))
         return source if zeros else value
-
-    # -- constants ------------------------------------------------------------------------------------------------
-
-    def raise_constants(self) -> None:
-        """Codes and quantized floats that are known become floats; a Transpose of one is carried out."""
-        made: dict[tuple[Value, Encoding], Value] = {}
-        for node in self.graph.nodes:
-            if not is_dequantize(node):
-                continue
-            found = self._constant_codes(node)
-            if found is None or not self.context.allow(f"raise {node.name}"):
-                continue
-            source, codes, encoding = found
-            if (source, encoding) not in made:
-                made[source, encoding] = self._add_constant(node, codes, encoding)
-            self._replace_constant(node, source, made[source, encoding])
-            self.result.count("constants")
-        for value in [item for item in self.found if item.graph is self.graph]:
-            for use in list(value.uses):
-                if use.node.is_op("Transpose") and not use.node.output.is_output:
-                    self._transpose(value, use.node)
-
-    def _constant_codes(self, node: Node) -> tuple[Value, NDArray[Any], Encoding] | None:
-        source, encoding = node.inputs[0], node_encoding(node)
-        if source is None or isinstance(encoding, str):
-            return None
-        if source.data is not None:
-            return source, np.asarray(source.data), encoding
-        first = source.producer
-        if first is None or not is_quantize(first) or node_encoding(first) != encoding:
-            return None
-        data = first.inputs[0]
-        if data is None or data.data is None:
-            return None
-        return data, encoding.quantize(np.asarray(data.data, np.float32)), encoding
-
-    def _add_constant(self, node: Node, codes: NDArray[Any], encoding: Encoding) -> Value:
-        dtype = node.output.dtype or np.dtype(np.float32)
-        real = encoding.dequantize(codes).astype(dtype, copy=False)
-        value = self.graph.add_constant(f"{node.output.name}.raised", real)
-        if encoding.format is not FORMATS["int32"]:
-            self.found[value] = narrowed(encoding, codes)
-        return value
-
-    def _replace_constant(self, node: Node, source: Value, value: Value) -> None:
-        """Puts the constant in the node's place, under the name that the original model gave it, if that is free."""
-        names = [_stripped(source.name, _CODES), _stripped(node.output.name, _REALS), node.output.name]
-        quantize = node.inputs[0].producer if node.inputs[0] is not None else None
-        self.graph.replace_node(node, value)
-        if quantize is not None and not quantize.output.uses and not quantize.output.is_output:
-            self.graph.remove(quantize)
-        name = next((item for item in names if not self.graph.has_value(item)), value.name)
-        if value.name.endswith(".raised") and value.producer is None:
-            self.graph.rename(value, name)
-
-    def _transpose(self, value: Value, node: Node) -> None:
-        """Transposes a raised constant at compile time, so that its channel axis is not lost."""
-        assert value.data is not None
-        order = list(node.attributes.get("perm", range(value.data.ndim - 1, -1, -1)))
-        turned = self.graph.add_constant(
-            f"{value.name}_transposed", np.ascontiguousarray(value.data.transpose(order))
-        )
-        encoding, name = self.found[value], node.output.name
-        self.found[turned] = transposed(encoding, order)
-        self.graph.replace_node(node, turned)
-        self.graph.rename(turned, name)
-        self.result.count("transposed constants")
 
     # -- activations ----------------------------------------------------------------------------------------------
 
@@ -362,20 +292,3 @@ class _Raiser:
 
     def _leave(self, node: Node, why: str) -> None:
         self.result.say(Level.INFO, node.name, f"{node.op} stays: {why}")
-
-
-def transposed(encoding: Encoding, order: list[int]) -> Encoding:
-    """The encoding of a tensor after a transposition that puts axis order[i] at i."""
-    if encoding.axis is None or encoding.scale is None:
-        return encoding
-    blocks = encoding.block is not None
-    scale = encoding.scale.transpose(order) if blocks else encoding.scale
-    zero = encoding.zero_point
-    zero = zero.transpose(order) if blocks and zero is not None else zero
-    return Encoding(encoding.format, scale, zero, order.index(encoding.axis), encoding.block, encoding.narrow)
-
-
-def _stripped(name: str, suffixes: tuple[str, ...]) -> str:
-    for suffix in suffixes:
-        name = name.removesuffix(suffix)
-    return name
