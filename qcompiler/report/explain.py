@@ -85,11 +85,12 @@ def _explain(report: words.Report, node: Node) -> RenderableType:
         rows.append(("Comes from", Text(words.limited(node["origin"], 8))))
     rows.append(("Refused", _refused(node)))
     rows.append(("Reads", _encodings(node["encodings"], "floats only")))
-    inside = node["name"] in members[:-1]
     rows.append(
         (
             "Writes",
-            Text("inside the region") if inside else _encodings(node["stored"], _unstored(report, node)),
+            Text("inside the region")
+            if node["output_inside"]
+            else _encodings(node["stored"], _unstored(report, node)),
         )
     )
     said = list(_said(report, node))

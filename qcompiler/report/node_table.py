@@ -109,7 +109,15 @@ class _PlanView:
             "quantized": region.quantized,
             "inputs": [self._text(group) for slot, group in read.items() if info.role(slot) == "data"],
             "weight": str(weight.encoding) if weight is not None else None,
+            "inputs_inside": [
+                self._inside(node, node.input(slot)) for slot in read if info.role(slot) == "data"
+            ],
             "output": self._text(stored),
+            "output_inside": all(
+                value is None
+                or (not value.is_output and all(self._inside(user, value) for user in value.consumers))
+                for value in node.outputs
+            ),
             "outputs": outputs,
             "sensitivity": None,
             "reason": region.reason,
@@ -125,6 +133,12 @@ class _PlanView:
             ],
             "stored": [self._encoding(name, self.stored[name]) for name in outputs if name in self.stored],
         }
+
+    def _inside(self, node: Node, value: Value | None) -> bool:
+        """Whether a node reads a value from its own region; nothing stands on such an edge."""
+        producer = value.producer if value is not None else None
+        region = self.regions.get(node.name)
+        return producer is not None and region is not None and self.regions.get(producer.name) is region
 
     def _text(self, group: PlannedGroup | None) -> str:
         return str(group.encoding) if group is not None else self.float_format

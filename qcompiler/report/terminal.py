@@ -136,9 +136,12 @@ def _runs_as(node: Mapping[str, Any]) -> Text:
 
 
 def _stored_as(node: Mapping[str, Any]) -> Text:
-    read = [", ".join(dict.fromkeys(words.encoding_text(item) for item in node["inputs"]))]
+    outside = [item for item, inside in zip(node["inputs"], node["inputs_inside"], strict=True) if not inside]
+    read = [", ".join(dict.fromkeys(words.encoding_text(item) for item in outside))]
     read += [words.encoding_text(node["weight"])] if node["weight"] else []
-    text = f"{' · '.join(filter(None, read))} → {words.encoding_text(node['output'])}"
+    text = " · ".join(filter(None, read))
+    if not node["output_inside"]:
+        text += f" → {words.encoding_text(node['output'])}"
     text = text.replace(" per-channel", "/channel").replace(" per-block", "/block")
     return Text(text, style="" if node["quantized"] else "dim")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,13 +80,17 @@ def encoding_text(encoding: str | None) -> str:
     return words[0] if len(words) < 2 or words[1] == "per-tensor" else f"{words[0]} {words[1]}"
 
 
-def computed_in(node: Mapping[str, Any]) -> str:
-    """The format that a node's row computes on: its weight's, else its first quantized input's, else that of floats."""
-    formats = [text.split()[0] for text in (node["weight"], *node["inputs"]) if text]
-    quantized = [name for name in formats if not is_float(name)]
-    if node["quantized"] and quantized:
-        return quantized[0]
-    return next(iter(formats), "float32") if not quantized else "float32"
+def formats_of_regions(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Region to the format that it computes on: that of a weight, else of a quantized input, else of its floats."""
+    found: dict[str, str] = {}
+    for node in nodes:
+        formats = [text.split()[0] for text in (node["weight"], *node["inputs"]) if text]
+        quantized = [name for name in formats if node["quantized"] and not is_float(name)]
+        plain = next((name for name in formats if is_float(name)), "float32")
+        if quantized and is_float(found.get(node["region"], "float32")):
+            found[node["region"]] = quantized[0]
+        found.setdefault(node["region"], plain)
+    return found
 
 
 def is_float(name: str) -> bool:
