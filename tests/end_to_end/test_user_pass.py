@@ -12,9 +12,9 @@ from qcompiler.targets import find_target
 import qcompiler as qc
 from qcompiler import demo
 from qcompiler.bisect import bisect
-from qcompiler.compiler import Options, default_pipeline
 from qcompiler.errors import PassError
 from qcompiler.ir.text import to_text
+from qcompiler.options import Options, default_pipeline
 from qcompiler.pass_manager import PassContext
 from qcompiler.pipeline import Checks, Pipeline
 from qcompiler.probe import Probe
