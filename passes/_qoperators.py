@@ -12,7 +12,7 @@ import numpy as np
 from qcompiler.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node, Value
@@ -88,8 +88,8 @@ class _Expansion:
     def add(
         self,
         op: str,
-        inputs: list[Value | None],
-        attributes: dict[str, object] | None = None,
+        inputs: Sequence[Value | None],
+        attributes: Mapping[str, object] | None = None,
         like: Value | None = None,
     ) -> Value:
         """Adds a float node; its result has the shape of `like`, or of the first input."""
