@@ -238,7 +238,7 @@ def _type(kind: Any) -> str:
         return f"{_type(arguments[0])}, several with +"
     if arguments:
         return " or ".join("none" if item is type(None) else _type(item) for item in arguments)
-    return {str: "text", int: "integer", float: "number", bool: "true or false"}.get(kind, kind.__name__)
+    return {str: "text", int: "integer", float: "number", bool: "true or false"}.get(kind, str(kind.__name__))
 
 
 def _default(default: Any) -> str:

@@ -14,7 +14,7 @@ docs/guides/passes.md walks through this file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -30,8 +30,12 @@ class Balance(Rewrite):
     """Divides the channels of one convolution, and multiplies those that the next one reads."""
 
     name = "balance channels"
-    patterns = ("first=Conv(x, $w, $b?) -> Relu(_) -> second=Conv(_, $v, $c?)",)
+    patterns = ("first=Conv(x, $w, $b?) -> Relu(_) -> Pad(_, $pads)? -> second=Conv(_, $v, $c?)",)
     report_misses = 2
+    divided: ClassVar[tuple[int, ...]] = (
+        1,
+        2,
+    )  # input slots of the first convolution: its weight and its bias
 
     def check(self, match: Match) -> str | None:
         """Why the match must be left alone: None to go ahead, "" for nothing to do."""
@@ -41,6 +45,8 @@ class Balance(Rewrite):
         axis = _input_axis(match.labels["second"])
         if axis is None:
             return "the second convolution has groups of several channels"
+        if match.get("pads") is not None and match.constant("pads").reshape(2, -1)[:, 1].any():
+            return "the Pad between them adds channels"
         return "" if (_factors(match, axis) == 1).all() else None
 
     def replace(self, graph: Graph, match: Match) -> Value:
@@ -49,9 +55,9 @@ class Balance(Rewrite):
         axis = _input_axis(second)
         assert axis is not None
         factors = _factors(match, axis)
-        _multiply(graph, first, 1, 1 / factors, 0)
-        if match.get("b") is not None:
-            _multiply(graph, first, 2, 1 / factors, 0)
+        for slot in self.divided:
+            if first.input(slot) is not None:
+                _multiply(graph, first, slot, 1 / factors, 0)
         _multiply(graph, second, 1, factors, axis)
         return second.output
 
@@ -102,19 +108,19 @@ def _multiply(graph: Graph, node: Node, slot: int, factors: NDArray[np.float64],
 # -- a mistake, made on purpose ------------------------------------------------------------------------------------
 
 
-class BalanceThroughClip(Balance):
-    """As `Balance`, and through Clip as well. That is wrong: clip(x / s, 0, 6) is not clip(x, 0, 6) / s.
+class BalanceWeights(Balance):
+    """As `Balance`, but it forgets the bias of the first convolution. That is wrong: relu((w / s) x + b) is not relu(w x + b) / s.
 
     It stands here to show how `--verify-each` and bisection catch it: see docs/guides/passes.md.
     """
 
-    patterns = ("first=Conv(x, $w, $b?) -> Relu|Clip(_, ...) -> second=Conv(_, $v, $c?)",)
+    divided = (1,)
 
 
 @dataclass(frozen=True)
-class BalanceTooMuch(RewritePass):
-    """Balances through Relu and, by mistake, through Clip. It claims to be exact and is not."""
+class BalanceWeightsOnly(RewritePass):
+    """Balances the weights and, by mistake, not the biases. It claims to be exact and is not."""
 
-    name = "balance_too_much"
+    name = "balance_weights_only"
     effect = Effect.EXACT
-    rewrites = (BalanceThroughClip,)
+    rewrites = (BalanceWeights,)
