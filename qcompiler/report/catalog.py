@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.text import Text
 
 from qcompiler.ir.text import type_text
 from qcompiler.report import words
 from qcompiler.report.node_table import constant_bytes
-from qcompiler.report.rich_tables import fields, grid, table
+from qcompiler.report.rich_tables import Text, fields, grid, table
 
 if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph
@@ -102,7 +101,7 @@ def targets_table(targets: Iterable[Target]) -> RenderableType:
         devices = [f"{name}*" if name == target.default_device else name for name in target.device]
         title = Text(target.title)
         if devices:
-            title.append(f"\n{', '.join(devices)}", style="dim")
+            title.add(f"\n{', '.join(devices)}", style="dim")
         body.add_row(
             Text(target.name, style="bold"),
             title,
@@ -125,7 +124,7 @@ def _formats(target: Target) -> list[str]:
 def target_page(target: Target) -> RenderableType:
     """A whole target: devices, encodings, and every kernel with its rows, limits, sources and tests."""
     head = Text(target.name, style="bold")
-    head.append(f"  {target.title}", style="not bold")
+    head.add(f"  {target.title}", style="not bold")
     rows = [kernel_row for kernel in target.kernel for kernel_row in kernel.row]
     verified = sum(bool(row.verified) for row in rows)
     about: list[tuple[str, RenderableType]] = [
@@ -159,7 +158,7 @@ def _devices(target: Target) -> RenderableType:
     for name, device in target.device.items():
         title = Text(device.title)
         if device.note:
-            title.append(f"\n{device.note}", style="dim")
+            title.add(f"\n{device.note}", style="dim")
         mark = "*" if name == target.default_device else ""
         body.add_row(Text(f"{name}{mark}"), title, Text(", ".join(device.formats) or "all"))
     return body
@@ -168,7 +167,7 @@ def _devices(target: Target) -> RenderableType:
 def _kernel(target: Target, kernel: Kernel) -> RenderableType:
     head = Text(kernel.name, style="bold")
     if kernel.quantize != "always":
-        head.append(f"  quantized {kernel.quantize.replace('-', ' ')}", style="not bold")
+        head.add(f"  quantized {kernel.quantize.replace('-', ' ')}", style="not bold")
     about = [("pattern", " ".join(kernel.pattern.split()))]
     about += [("only if", limit_text(limit)) for limit in kernel.limits]
     about += [(name, text) for name, text in (("note", kernel.note), ("source", kernel.source)) if text]
@@ -218,7 +217,7 @@ def passes_table(passes: Sequence[type[Pass]]) -> RenderableType:
 def pass_page(entry: type[Pass]) -> RenderableType:
     """One pass: effect, facts, options with types and defaults, and its documentation."""
     head = Text(entry.name, style="bold")
-    head.append(f"  {entry.effect.value}", style="not bold")
+    head.add(f"  {entry.effect.value}", style="not bold")
     facts: list[tuple[str, RenderableType]] = [
         (title, Text("\n".join(f"{fact.name}: {fact.meaning}" for fact in given) or "nothing"))
         for title, given in (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
+from qcompiler.report.words import printable
+
 _VOID = frozenset({"input", "br", "wbr"})
 
 
@@ -32,7 +34,7 @@ def element(name: str, *content: Content, **attributes: str | bool | None) -> Ht
         if given is None or given is False:
             continue
         key = key.rstrip("_").replace("_", "-")
-        opening.append(key if given is True else f'{key}="{html.escape(str(given))}"')
+        opening.append(key if given is True else f'{key}="{html.escape(printable(str(given)))}"')
     start = f"<{' '.join(opening)}>"
     return Html(start if name in _VOID else f"{start}{together(*content)}</{name}>")
 
@@ -44,13 +46,8 @@ def together(*content: Content) -> Html:
         if item is None:
             continue
         pieces = [item] if isinstance(item, str) else item
-        parts += [piece if isinstance(piece, Html) else html.escape(_visible(piece)) for piece in pieces]
+        parts += [piece if isinstance(piece, Html) else html.escape(printable(piece)) for piece in pieces]
     return Html("".join(parts))
-
-
-def _visible(text: str) -> str:
-    """The text without what HTML cannot hold: control characters become the sign for what cannot be shown."""
-    return "".join(char if char >= " " or char in "\t\n" else "\ufffd" for char in text)
 
 
 def rows(cells: Iterable[Iterable[Content]], *, classes: tuple[str, ...] = ()) -> list[Html]:

@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.text import Text
 
 from qcompiler.report import words
-from qcompiler.report.rich_tables import fields, grid
+from qcompiler.report.rich_tables import Text, fields, grid
 
 Node = Mapping[str, Any]
 
@@ -72,7 +71,7 @@ def explanation(report: words.Report, node: str) -> RenderableType:
 def _explain(report: words.Report, node: Node) -> RenderableType:
     members = [entry["name"] for entry in report["nodes"] if entry["region"] == node["region"]]
     title = Text(node["name"], style="bold")
-    title.append(f"  {node['op']}", style="not bold")
+    title.add(f"  {node['op']}", style="not bold")
     runs = f"row {node['row']} of kernel {node['kernel']}" if node["quantized"] else "float"
     rows: list[tuple[str, RenderableType]] = [
         ("Runs as", Text(f"{runs} on {words.label(report)}")),

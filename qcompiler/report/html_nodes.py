@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from qcompiler.report import words
-from qcompiler.report.elements import Content, Html, element, head, table, together
+from qcompiler.report.elements import Content, Html, element, head, listing, table, together
 
 Node = Mapping[str, Any]
 
@@ -32,12 +32,11 @@ def format_class(name: str) -> str:
 
 
 def format_mark(encoding: str | None) -> Html:
-    """A format's name with its colour; the whole encoding shows when pointed at."""
+    """What an encoding is in one or two words, with the format's colour."""
     if not encoding:
         return Html("")
     text = words.encoding_text(encoding)
-    title = encoding if encoding != text else None
-    return element("span", text, class_=f"fmt {format_class(text.split()[0])}", title=title)
+    return element("span", text, class_=f"fmt {format_class(text.split()[0])}")
 
 
 def strip(nodes: list[Node]) -> Html:
@@ -48,7 +47,7 @@ def strip(nodes: list[Node]) -> Html:
         name = formats[node["region"]]
         tall = node["kind"] == "weighted"
         height, top = ("10", "0") if tall else ("5", "5")
-        title = element("title", f"{node['name']} ({node['op']}): {name}")
+        title = element("title", f"{node['name']}: {name}")
         bar = element("rect", title, x=str(at), y=top, width="0.86", height=height, class_=format_class(name))
         bars.append(element("a", bar, href=f"#n{at}"))
     counts = Counter(formats[node["region"]] for node in nodes)
@@ -84,11 +83,11 @@ def node_table(nodes: list[Node]) -> Html:
 def _node(at: int, node: Node, numbers: Mapping[str, int], members: list[str]) -> Html:
     leads = node["name"] == node["region"]
     outside = [text for text, inside in zip(node["inputs"], node["inputs_inside"], strict=True) if not inside]
-    inputs: Iterable[Content] = [together(format_mark(text), " ") for text in dict.fromkeys(outside)]
+    inputs = [together(format_mark(text), " ") for text in dict.fromkeys(outside)]
     main = element(
         "tr",
-        element("td", str(at + 1), class_="n soft"),
-        element("td", node["name"], class_="name" if leads else "name fused"),
+        element("td", str(at + 1), class_="n"),
+        element("td", node["name"], class_=None if leads else "fused"),
         element("td", node["op"]),
         element("td", _runs_as(node, numbers)),
         element("td", inputs),
@@ -107,7 +106,7 @@ def _node(at: int, node: Node, numbers: Mapping[str, int], members: list[str]) -
 def _runs_as(node: Node, numbers: Mapping[str, int]) -> Content:
     if node["name"] != node["region"]:
         leader = numbers.get(node["region"])
-        link = element("a", node["region"], href=f"#n{leader}", class_="name")
+        link = element("a", node["region"], href=f"#n{leader}")
         return element("span", "fused with ", link if leader is not None else node["region"], class_="soft")
     if node["quantized"]:
         return together(element("span", node["kernel"], class_="soft"), f" {node['row']}")
@@ -118,11 +117,10 @@ def _more(node: Node, members: list[str]) -> Html:
     leads = node["name"] == node["region"]
     parts: list[Content] = []
     if leads and node["refused"]:
-        entries = [(element("span", item["row"], class_="name"), item["reason"]) for item in node["refused"]]
-        parts += [element("h4", "Rows that were not taken"), table(("Row", "Reason"), entries)]
-    for title, entries in (("Reads", node["encodings"]), ("Writes", node["stored"])):
-        if entries:
-            parts += [element("h4", title), _encodings(entries)]
+        refused = [together(element("code", item["row"]), f" {item['reason']}") for item in node["refused"]]
+        parts += [element("h4", "Rows that were not taken"), listing(refused)]
+    if node["encodings"] or node["stored"]:
+        parts += [element("h4", "Encodings"), _encodings(node)]
     notes = []
     if len(members) > 1 and leads:
         notes.append(
@@ -144,19 +142,18 @@ def _stored(node: Node) -> str:
     return "; ".join(told)
 
 
-def _encodings(entries: list[Mapping[str, Any]]) -> Html:
+def _encodings(node: Node) -> Html:
     cells = []
-    for entry in entries:
+    for entry in (*node["encodings"], *node["stored"]):
         low, high = entry["range"]
         relation = words.relation_text(entry)
-        value = f"{entry['slot']}: {entry['value']}" if "slot" in entry else entry["value"]
         cells.append(
             (
-                element("span", value, class_="name"),
-                format_mark(entry["encoding"].split()[0]),
-                entry["encoding"].partition(" ")[2],
+                f"reads {entry['slot']}" if "slot" in entry else "writes",
+                element("code", entry["value"]),
+                entry["encoding"],
                 f"{low:.4g} to {high:.4g}",
                 entry["reason"] + (f"; {relation}" if relation else ""),
             )
         )
-    return table(("Value", "Format", "Encoding", "Holds", "Why"), cells)
+    return table(("", "Value", "Encoding", "Holds", "Why"), cells)

@@ -1,15 +1,28 @@
-"""The few shapes that everything in the terminal has: tables, grids, lists of fields."""
+"""The few shapes that everything in the terminal has: text, tables, grids, lists of fields."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rich.console import RenderableType
+import rich.text
+from rich.console import OverflowMethod, RenderableType
 from rich.table import Table
-from rich.text import Text
+
+from qcompiler.report.words import printable
 
 STYLES = {"good": "green", "caution": "yellow", "bad": "red", "plain": ""}
 """Level of a fact to style."""
+
+
+class Text(rich.text.Text):
+    """Text that is shown as it is: no markup, and nothing that a terminal would obey."""
+
+    def __init__(self, text: str, style: str = "", *, overflow: OverflowMethod | None = None) -> None:
+        super().__init__(printable(text), style, overflow=overflow)
+
+    def add(self, text: str, style: str = "") -> None:
+        """Appends text of another style."""
+        self.append(printable(text), style)
 
 
 def table(*names: str) -> Table:

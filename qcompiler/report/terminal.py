@@ -13,7 +13,6 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
 
 from qcompiler.report import words
 from qcompiler.report.catalog import (
@@ -24,7 +23,7 @@ from qcompiler.report.catalog import (
     targets_table,
 )
 from qcompiler.report.explain import explanation, known_names
-from qcompiler.report.rich_tables import STYLES, column, fields, grid, table
+from qcompiler.report.rich_tables import STYLES, Text, column, fields, grid, table
 
 if TYPE_CHECKING:
     from qcompiler.ir.plan import Plan, PlannedGroup
@@ -50,7 +49,7 @@ def summary(report: words.Report) -> RenderableType:
     verdict, model = words.verdict(report), report["model"]
     head = Text(verdict.text, style=f"bold {STYLES[verdict.level]}".strip())
     if verdict.detail:
-        head.append(f": {verdict.detail}")
+        head.add(f": {verdict.detail}")
     rows: list[tuple[str, RenderableType]] = [
         (
             "Model",
@@ -84,7 +83,7 @@ def summary(report: words.Report) -> RenderableType:
 def _fact(fact: words.Fact) -> Text:
     text = Text(fact.text, style=STYLES[fact.level])
     if fact.detail:
-        text.append(f"  {fact.detail}", style="dim")
+        text.add(f"  {fact.detail}", style="dim")
     return text
 
 
@@ -102,7 +101,7 @@ def _reasons(reasons: list[tuple[str, list[str]]]) -> RenderableType:
     body = grid()
     for reason, regions in reasons[:8]:
         text = Text(reason.removeprefix("float: "))
-        text.append(f" ({words.limited(regions, 3)})", style="dim")
+        text.add(f" ({words.limited(regions, 3)})", style="dim")
         body.add_row(Text(f"{len(regions):,} ×"), text)
     if len(reasons) > 8:
         body.add_row(Text(""), Text(f"and {len(reasons) - 8} more reasons, in report.html", style="dim"))

@@ -28,6 +28,22 @@ class Fact:
     level: Level = "plain"
 
 
+# -- text --------------------------------------------------------------------------------------------------
+
+_HIDDEN = dict.fromkeys(
+    (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)),
+    "\ufffd",
+)
+
+
+def printable(text: str) -> str:
+    """The text with a sign in place of characters that would act instead of being shown: control codes, turns of direction.
+
+    Names come from model files, and a terminal obeys what such characters say.
+    """
+    return text.translate(_HIDDEN)
+
+
 # -- numbers -----------------------------------------------------------------------------------------------
 
 
