@@ -133,7 +133,9 @@ def verdict(report: Report) -> Fact:
     """The one sentence at the top."""
     verify, quantized = report.get("verify"), report["quantized"]
     if not report["budget"]["met"]:
-        return Fact("Verdict", "Compiled, but a stated budget is not met", level="bad")
+        budget, metric = _budget(report), report.get("metric")
+        detail = f"{_drop(metric)}, {budget.detail} allowed" if metric is not None else budget.detail
+        return Fact("Verdict", "Compiled, but a stated budget is not met", detail, "bad")
     if verify is not None and not verify["passed"]:
         return Fact(
             "Verdict",
@@ -223,6 +225,7 @@ def _size(report: Report) -> Fact:
     before, after = report["size_bytes"]["float"], report["size_bytes"]["compiled"]
     ratio = before / after if after else 0.0
     detail = f"{ratio:.2f}× smaller" if ratio >= 1 else f"{1 / ratio:.2f}× larger" if ratio else ""
+    detail = "about the same" if abs(ratio - 1) < 0.005 else detail
     return Fact("Size", change_text(size_text(before), size_text(after)), detail)
 
 
@@ -246,7 +249,7 @@ def _budget(report: Report) -> Fact:
     met = report["budget"]["met"]
     unit = (report.get("metric") or {}).get("unit", "")
     entries = [
-        f"drop of at most {limit * 100:.4g} points"
+        f"a drop of at most {limit * 100:.4g} points"
         if key == "max_drop" and unit == "fraction"
         else f"{key.replace('_', ' ')} {limit:.6g}"
         for key, limit in asked.items()

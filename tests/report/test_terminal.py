@@ -66,7 +66,7 @@ def test_summary_of_failures(report: dict[str, Any]) -> None:
     report["budget"] = {"asked": {"max_drop": 0.005}, "met": False}
     text = flat(terminal.summary(report))
     assert "a stated budget is not met" in text
-    assert "drop of at most 0.5 points" in text
+    assert "no difference, a drop of at most 0.5 points allowed" in text
 
 
 def test_nodes_table_has_all_nodes(report: dict[str, Any]) -> None:
