@@ -95,15 +95,16 @@ def check_destination(destination: Path, *, force: bool) -> None:
     Raises:
         OutputError: It exists and may not be replaced, or its parent cannot be written to.
     """
-    if destination.exists() and not force:
-        raise OutputError(
-            f"The output folder {destination} exists; name another, or replace it with --force."
-        )
     if destination.exists() and not (
         destination.is_dir() and ((destination / "manifest.json").exists() or not any(destination.iterdir()))
     ):
         raise OutputError(
-            f"{destination} exists and was not written by qcompiler (it has no manifest.json); it is not replaced, even with --force."
+            f"{destination} exists and was not written by qcompiler (it has no manifest.json), so it is not replaced, even with --force; "
+            "name another output folder."
+        )
+    if destination.exists() and not force:
+        raise OutputError(
+            f"The output folder {destination} exists; name another, or replace it with --force."
         )
     parent = destination.absolute().parent
     while not parent.exists():
@@ -137,7 +138,7 @@ def writing(destination: Path, *, force: bool = False) -> Iterator[Artifact]:
             raise OutputError(
                 f"The disk is full: {destination} could not be written ({error.strerror}). Nothing was left behind."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO):
             raise OutputError(
                 f"{destination} could not be written: {error.strerror}. Nothing was left behind."
             ) from error
@@ -151,11 +152,12 @@ def _move(folder: Path, destination: Path) -> None:
         folder.rename(destination)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{destination.name}.old.", dir=destination.parent))
-    destination.rename(old / "replaced")
     try:
+        destination.rename(old / "replaced")
         folder.rename(destination)
-    except OSError:
-        (old / "replaced").rename(destination)
+    except BaseException:  # an interruption, too, must not cost the user the old folder
+        if not destination.exists():
+            (old / "replaced").rename(destination)
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from qcompiler import ops
 from qcompiler.artifact import Artifact, check_destination, file_sha256, write_json, writing
 from qcompiler.data import Data, DataSource
-from qcompiler.errors import OptionError, suggest
+from qcompiler.errors import ModelError, OptionError, suggest
 from qcompiler.evaluation import Evaluation, evaluate_models
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_export import save
@@ -121,6 +122,7 @@ class _Compilation:
         self.plan = read_plan(options.plan)
         self.model_path = Path(model) if isinstance(model, str | Path) else None
         self.graph = _open_model(model)
+        _check_weights(self.graph)
         self.source = self.graph.copy()
         self.calibration = (
             DataSource.open(calibration).validate(self.graph) if calibration is not None else None
@@ -311,6 +313,26 @@ class _Compilation:
 
 def _same_bytes(first: Path, second: Path) -> bool:
     return first.stat().st_size == second.stat().st_size and file_sha256(first) == file_sha256(second)
+
+
+def _check_weights(graph: Graph) -> None:
+    """Refuses weights that are no numbers, by the names that the user knows: passes rename and turn them.
+
+    Raises:
+        ModelError: There is one.
+    """
+    for node in graph.topological():
+        for slot, value in enumerate(node.inputs):
+            weighted = ops.info(node).kind == "weighted" and ops.info(node).role(slot) in ("weight", "bias")
+            if not weighted or value is None or value.data is None or value.data.dtype.kind != "f":
+                continue
+            finite = np.isfinite(value.data)
+            if not finite.all():
+                index = tuple(np.argwhere(~finite)[0].tolist())
+                raise ModelError(
+                    f"The constant {value.name!r} of node {node.name!r} ({node.op}) holds {value.data[index]} at {list(index)}: the model "
+                    "computes nonsense in float already. Repair it, or train or export it again."
+                )
 
 
 def _open_model(model: str | Path | onnx.ModelProto | Graph) -> Graph:

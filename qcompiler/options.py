@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qcompiler.errors import OptionError, PlanError, suggest
+from qcompiler.errors import OptionError, PlanError, TargetError, suggest
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.plan import Plan
 from qcompiler.metrics import Metric, UserFunction
@@ -54,12 +55,18 @@ class Options:
     verify_each: bool = False
     force: bool = False
 
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
+            raise OptionError(
+                f"--max-drop is {self.max_drop:g}; it takes a number from 0 on, in the metric's own unit (0.01 of top1 is one point)."
+            )
+
 
 def make_options(given: Mapping[str, Any]) -> Options:
     """Options from keyword arguments.
 
     Raises:
-        OptionError: One is unknown.
+        OptionError: One is unknown, or has a value that makes no sense.
     """
     known = {entry.name for entry in dataclasses.fields(Options)}
     for name in given:
@@ -85,12 +92,19 @@ def default_pipeline(target: Target, graph: Graph, options: Options) -> Pipeline
             for node in graph.topological()
         ):
             pipeline = Pipeline((find_pass("raise_qdq")(), *pipeline.passes))
-        prepared = [entry for text in target.prepare for entry in Pipeline.parse(text, find_pass)]
-        pipeline = pipeline.insert_before("fuse", *prepared) if prepared else pipeline
+        pipeline = pipeline.insert_before("fuse", *_prepared(target))
     for text in options.passes:
         mine = (text,) if isinstance(text, Pass) else Pipeline.parse(text, find_pass).passes
         pipeline = pipeline.insert_before("fuse", *mine)
     return _with_options(pipeline, options.pass_options)
+
+
+def _prepared(target: Target) -> list[Pass]:
+    """The passes that a target wants before tiling."""
+    try:
+        return [entry for text in target.prepare for entry in Pipeline.parse(text, find_pass)]
+    except OptionError as error:
+        raise TargetError(f"{target.file}: prepare: {error}") from error
 
 
 def _with_options(pipeline: Pipeline, options: Mapping[str, Mapping[str, Any]]) -> Pipeline:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.errors import ModelError, OptionError, PassError, suggest
+from qcompiler.errors import ModelError, OptionError, PassError, QCompilerError, suggest
 from qcompiler.ir.diff import diff_graphs
 from qcompiler.ir.facts import EVERYTHING
 from qcompiler.ir.onnx_export import save
@@ -183,7 +184,14 @@ def _run_one(graph: Graph, entry: Pass, context: PassContext, checks: Checks, nu
     nodes_before = graph.node_count
     graph.journal.clear()
     start = time.perf_counter()
-    result = entry.run(graph, context)
+    try:
+        result = entry.run(graph, context)
+    except QCompilerError:
+        raise
+    except Exception as failure:
+        if type(entry).__module__.startswith(f"{__package__}."):
+            raise  # one of ours: a bug, and to be told as one
+        raise PassError(_failure(entry, failure)) from failure
     seconds = time.perf_counter() - start
     if entry.effect is not Effect.ANNOTATES:
         graph.remove_unused_constants()
@@ -209,6 +217,15 @@ def _run_one(graph: Graph, entry: Pass, context: PassContext, checks: Checks, nu
         tuple(result.diagnostics),
         (nodes_before, graph.node_count),
         error,
+    )
+
+
+def _failure(entry: Pass, error: Exception) -> str:
+    """What is said of a user's pass that raised something."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"The pass {entry.name} failed with {type(error).__name__}: {error} ({last.filename}, line {last.lineno}, in {last.name}). "
+        "Mend the pass; --debug shows the whole traceback."
     )
 
 

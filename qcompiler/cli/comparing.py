@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from qcompiler.cli.console import progress_bars, show
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from qcompiler.evaluation import Evaluation
+    from qcompiler.evaluation import Evaluation, Measured
     from qcompiler.ir.graph import Graph
 
 _MOST_LINES = 40
@@ -80,12 +81,14 @@ def _measured(found: Evaluation, against: str | None) -> RenderableType:
 
     from qcompiler.report.words import metric_text, number_text
 
-    others = {
-        "sqnr": lambda measured: metric_text(measured.sqnr_db, "dB"),
-        "largest difference": lambda measured: number_text(measured.max_abs_diff),
-        "mean": lambda measured: number_text(measured.mean_abs_diff),
-    }
-    others = {name: text for name, text in others.items() if against and name != found.metric.name}
+    others: dict[str, Callable[[Measured], str]] = {}
+    if against is not None:
+        others = {
+            "sqnr": lambda measured: metric_text(measured.sqnr_db, "dB"),
+            "largest difference": lambda measured: number_text(measured.max_abs_diff),
+            "mean": lambda measured: number_text(measured.mean_abs_diff),
+        }
+        others.pop(found.metric.name, None)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(f"on {found.samples:,} samples", overflow="fold")
     for heading in (found.metric.name, *others):

@@ -64,7 +64,8 @@ class CommandGroup(TyperGroup):
 def message_of(error: Exception) -> str:
     """One paragraph about an error: what, where, what to do."""
     if isinstance(error, QCompilerError):
-        return str(error)
+        text = " ".join(str(error).split())
+        return text if text.endswith((".", "?", "!")) else f"{text}."
     if isinstance(error, _UsageError):
         return _usage(error)
     if isinstance(error, MemoryError):

@@ -27,12 +27,13 @@ def inspect_command(
 
     if Path(what).is_dir():
         compiled = Compiled.open(Path(what))
-        show(summary(compiled.report), "", nodes_table(compiled.report))
+        written = []
         if html is not None:
             from qcompiler.report.html import render_html
 
             Path(html).write_text(render_html(compiled.report), encoding="utf-8")
-            show("", f"Written: {html}")
+            written = ["", f"Written: {html}"]
+        show(summary(compiled.report), "", nodes_table(compiled.report), *written)
         return
     if html is not None:
         raise OptionError(f"--html shows what came of a compilation, and {what} is a model; give an OUTDIR.")
