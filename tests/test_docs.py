@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 from qcompiler.targets import descriptors, find_target
 
-from qcompiler.cli import app  # noqa: F401 - the pages need it; without it the tests below would fail less clearly
+import qcompiler as qc
+from qcompiler import demo
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -79,6 +80,22 @@ def test_marked_examples_run(block: str, monkeypatch: pytest.MonkeyPatch) -> Non
     module = ModuleType("docs_example")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
     exec(compile(block, "<example>", "exec"), vars(module))
+
+
+def test_the_plan_script_of_the_guide_keeps_a_layer_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "guides" / "compiling.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```python\n(import json.*?)^```", text, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    first = qc.compile(demo.MODEL, "tensorrt", demo.CALIBRATION)
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "plan.json").write_text(first.plan.to_json(), encoding="utf-8")
+    exec(compile(script, "<script>", "exec"), {})
+    second = qc.compile(demo.MODEL, "tensorrt", demo.CALIBRATION, plan="plan.json")
+    rows = {node["name"]: node["quantized"] for node in second.report["nodes"]}
+    assert not rows["block3/pointwise"]
+    assert rows["block3/depthwise"]
 
 
 def test_the_tiny_descriptor_of_the_guide_is_valid(tmp_path: Path) -> None:
