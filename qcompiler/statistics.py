@@ -89,6 +89,13 @@ class ValueStatistics:
         The drawn elements stand for all. Where they are only a part of them, each sample's extremes join with the weight that
         one element has among the drawn, so that a rare outlier of great size counts even if it was never drawn.
         """
+        return self._first if channel == 0 else self._distribution(channel)
+
+    @functools.cached_property
+    def _first(self) -> Distribution:
+        return self._distribution(0)
+
+    def _distribution(self, channel: int) -> Distribution:
         drawn, elements = self.drawn.row(channel), max(self.elements, 1)
         total = drawn.total
         lower, upper, weights = drawn.bins()
