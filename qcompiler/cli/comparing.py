@@ -33,7 +33,10 @@ def evaluate_command(
     ] = None,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Run a model, or what was compiled, on data and measure it."""
+    """Measure a model on data.
+
+    The model is an ONNX file or what `compile` wrote.
+    """
     from qcompiler.cli.folder import open_graph
     from qcompiler.data import DataSource
     from qcompiler.errors import OptionError
@@ -110,7 +113,10 @@ def diff_command(
     full: Annotated[bool, typer.Option("--full", help="Show every line of the difference.")] = False,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Show what changed between two models or compilations, and what it did to the numbers."""
+    """Show what changed between two models.
+
+    For two folders that `compile` wrote also in the plans, and what it did to the numbers.
+    """
     from pathlib import Path
 
     from rich.text import Text

@@ -71,7 +71,9 @@ def compile_command(
     ] = None,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Compile a model for a target: quantize it, write what the target runs, and check it.
+    """Compile a model for a target.
+
+    Quantizes it, writes what the target runs, and checks that.
 
     Exits with 0 when all went well, 1 on bad input (nothing is written), 3 when compiled but the metric dropped by more
     than --max-drop.
@@ -143,7 +145,9 @@ def bisect_command(
     config: arg.Config = None,
     quiet: arg.Quiet = False,
 ) -> None:
-    """Find the pass, and the single rewrite of it, that first breaks the output.
+    """Find what first breaks the output.
+
+    Names the pass and, where it counts them, the single rewrite of it.
 
     Exits with 0 when nothing does, 3 when something does.
     """
@@ -210,7 +214,10 @@ def demo_command(
     ] = "qcompiler-demo",
     quiet: arg.Quiet = False,
 ) -> None:
-    """Compile a small trained network that comes along, for every target, and measure it on data it has not seen."""
+    """Compile a small model that comes along.
+
+    It is a trained classifier of digits, compiled for every target and measured on data that it has not seen.
+    """
     from pathlib import Path
 
     from qcompiler import demo
@@ -219,7 +226,7 @@ def demo_command(
     done: dict[str, Result | QCompilerError] = {}
     with progress_bars(quiet=quiet) as bars:
         for name in target or descriptors():
-            bars.restart()
+            bars.restart(name)
             settings = Settings(
                 model=str(demo.MODEL),
                 target=name,
@@ -236,22 +243,31 @@ def demo_command(
                     raise
                 done[name] = error
     if not quiet:
-        _show_demo(done)
-    failed = [str(result) for result in done.values() if isinstance(result, QCompilerError)]
+        _show_demo(done, output)
+    failed = [f"{name}: {result}" for name, result in done.items() if isinstance(result, QCompilerError)]
     if failed:
         raise QCompilerError(" ".join(failed))
     if not all(getattr(result, "within_budget", False) for result in done.values()):
         raise typer.Exit(OVER_BUDGET)
 
 
-def _show_demo(done: Mapping[str, Result | QCompilerError]) -> None:
+def _show_demo(done: Mapping[str, Result | QCompilerError], output: str) -> None:
     from qcompiler.report.terminal import DemoRow, demo_table
 
     results = [result for result in done.values() if not isinstance(result, QCompilerError)]
-    show(demo_table([DemoRow(result.report, f"{result.output}/") for result in results]))
+    folders = [result.output for result in results if result.output is not None]
+    show(
+        demo_table(
+            [
+                DemoRow(result.report, f"{folder.name}/")
+                for result, folder in zip(results, folders, strict=True)
+            ]
+        )
+    )
     if results:
+        node = next(entry["name"] for entry in results[0].report["nodes"] if entry["kind"] == "weighted")
         show(
             "",
-            f"Open {results[0].output}/report.html for the whole story, or ask: qcompiler explain {results[0].output} NODE",
+            f"Written to {output}/. Open {folders[0]}/report.html, or ask: qcompiler explain {folders[0]} {node}",
             f"With a model of yours: qcompiler compile MODEL.onnx --target {next(iter(done))} --calibration NPZ -o OUTDIR",
         )

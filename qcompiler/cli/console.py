@@ -40,15 +40,17 @@ class ProgressBars:
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
+        self._title = ""
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Moves a bar; has the form of `qcompiler.pass_manager.Progress`."""
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total)
+            self._tasks[what] = self._bars.add_task(f"{self._title}{what}", total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)
 
-    def restart(self) -> None:
-        """Takes all bars away, for the next of several compilations."""
+    def restart(self, title: str) -> None:
+        """Takes all bars away, for the next of several compilations; its bars have the title before them."""
+        self._title = f"{title}: "
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks.clear()

@@ -70,8 +70,9 @@ def message_of(error: Exception) -> str:
         return _usage(error)
     if isinstance(error, MemoryError):
         return "There is not enough memory. Give smaller batches (--option calibrate.batch=1), or close other programs."
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{os.fsdecode(error.filename)} cannot be read or written: {error.strerror}."
+    if isinstance(error, OSError) and error.strerror:
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "A file"
+        return f"{where} cannot be read or written: {error.strerror}."
     return _bug(error)
 
 

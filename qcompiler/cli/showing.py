@@ -18,7 +18,7 @@ def inspect_command(
         str | None, typer.Option("--html", metavar="FILE", help="Write the page of an OUTDIR to a file, too.")
     ] = None,
 ) -> None:
-    """Show what is in a model, or what came of a compilation."""
+    """Show a model, or what came of compiling it."""
     from pathlib import Path
 
     from qcompiler.cli.folder import Compiled
@@ -49,7 +49,10 @@ def explain_command(
         typer.Argument(metavar="NODE", help="A node of the source model or of the compiled one, or a value."),
     ],
 ) -> None:
-    """Say why a node has its precision, and which rule forbade the others."""
+    """Say why a node has its precision.
+
+    And which rule forbade the others.
+    """
     from pathlib import Path
 
     from qcompiler.cli.folder import Compiled
