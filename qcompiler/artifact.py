@@ -124,6 +124,7 @@ def writing(destination: Path, *, force: bool = False) -> Iterator[Artifact]:
     """
     check_destination(destination, force=force)
     destination = destination.absolute()
+    made = [parent for parent in destination.parents if not parent.exists()]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
@@ -145,6 +146,10 @@ def writing(destination: Path, *, force: bool = False) -> Iterator[Artifact]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if not destination.exists():
+            for parent in made:
+                with contextlib.suppress(OSError):  # something else is in it by now
+                    parent.rmdir()
 
 
 def _move(folder: Path, destination: Path) -> None:

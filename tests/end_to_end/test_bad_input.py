@@ -174,6 +174,14 @@ def test_two_constants_of_one_name(folder: Path) -> None:
     model_refused(model, ["'w'"])
 
 
+def test_two_nodes_of_one_name(folder: Path) -> None:
+    """The format forbids it, exporters do it, and what they mean is clear."""
+    model = small_model()
+    model.graph.node[1].name = "dense"
+    Path("model.onnx").write_bytes(model.SerializeToString())
+    assert run_cli("compile", "model.onnx", "-t", "fast.toml", "-c", data_file(), "-o", "out").code == 0
+
+
 def test_operands_that_do_not_fit(folder: Path) -> None:
     model = small_model()
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((5, 3), np.float32), "w"))
@@ -504,6 +512,14 @@ def test_a_full_or_broken_disk(folder: Path, monkeypatch: pytest.MonkeyPatch, wh
         compile_refused("-t", "tensorrt", says=["out", os.strerror(code)])
     else:
         compile_refused(says=["out", os.strerror(code)])
+
+
+def test_parents_that_were_made_are_removed_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("qcompiler.compiler.render_html", full)
+    compile_refused("-o", "deep/er/out", says=["disk is full", "deep/er/out"])
 
 
 def test_a_file_size_limit(folder: Path) -> None:
