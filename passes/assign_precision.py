@@ -208,7 +208,7 @@ def _reason(problem: Problem, region: Region, row: Row | None) -> str:
         return f"{row.name}: the preferred legal row of kernel {region.kernel.name}"
     refused = [verdict for verdict in problem.verdicts[region.name] if not verdict.legal]
     if any(problem.target.is_quantized(item) for item in problem.legal_rows(region)):
-        return f"float: kernel {region.kernel.name} is quantized only where a consumer of its result asks for it, and none does"
+        return f"float: kernel {region.kernel.name} is quantized only where a consumer of its result asks for an encoding it has, and none does"
     if refused:
         return f"float: row {refused[0].row.name} of kernel {region.kernel.name} is not legal: {refused[0].reason}"
     note = f": {region.kernel.note}" if region.kernel.note else ""

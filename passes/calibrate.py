@@ -26,7 +26,7 @@ class Calibrate(Pass):
     `method` makes ranges of what was seen: `min-max`, `moving-average`, `percentile` (or `percentile:99.99`), `entropy`,
     `mse`. Values whose encoding came with the model need no data, and with a plan in the context nothing does; what data
     there are then serve to correct biases as they were when the plan was made. With a statistics file in the context,
-    statistics are read from it if it exists and written to it if not.
+    statistics are read from it if it exists and written to it if not. `batch` 0 fits the batch to the activations' size.
     """
 
     name = "calibrate"
@@ -35,7 +35,7 @@ class Calibrate(Pass):
     establishes = (RANGES,)
 
     method: str = "mse"
-    batch: int = 8
+    batch: int = 0
     drawn: int = 1024
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
@@ -82,7 +82,7 @@ class Calibrate(Pass):
                 "data; give --calibration NPZ with some hundred typical samples."
             )
         statistics = collect(
-            graph, names, context.calibration, batch=self.batch, drawn=self.drawn,
+            graph, names, context.calibration, batch=self.batch or None, drawn=self.drawn,
             progress=lambda done, total: context.progress("calibrating", done, total),
         )  # fmt: skip
         if context.statistics is not None:

@@ -52,7 +52,9 @@ class CorrectBias(Pass):
                 continue
             # A new bias would have no encoding in the plan, which a row of derived biases asks for.
             if node.name not in derives if bias is None else bias.is_constant:
-                _correct(graph, node, encoding, mean)
+                if not context.allow(f"{self.name} at {node.name}"):
+                continue
+            _correct(graph, node, encoding, mean)
                 result.count("corrected biases")
         return result
 

@@ -27,7 +27,7 @@ from qcompiler.metrics import metric_named
 from qcompiler.options import Options, default_pipeline, make_options, read_plan
 from qcompiler.pass_manager import PassContext, Progress
 from qcompiler.pipeline import Checks, PassRecord
-from qcompiler.probe import Probe
+from qcompiler.probe import Probe, random_feeds
 from qcompiler.report.html import render_html
 from qcompiler.report.table import make_report, manifest
 from qcompiler.runtime import Session
@@ -129,7 +129,7 @@ class _Compilation:
         )
         self.evaluation = DataSource.open(evaluation).validate(self.graph) if evaluation is not None else None
         self._check_metric()
-        self.pipeline = default_pipeline(self.target, self.graph, options)
+        self.pipeline = default_pipeline(self.target, options)
         self.pipeline.check()
 
     def _float_format(self) -> str:
@@ -167,7 +167,7 @@ class _Compilation:
             progress=self.progress,
         )
         checks = Checks(
-            probe=Probe(self.graph, self._probe_feeds()) if self.options.verify_each else None,
+            probe=Probe(self.graph, *self._probe_batches()) if self.options.verify_each else None,
             dump=Path(self.options.dump) if self.options.dump is not None else None,
             on_pass=self._passed,
         )
@@ -188,9 +188,9 @@ class _Compilation:
         if self.on_pass is not None:
             self.on_pass(record)
 
-    def _probe_feeds(self) -> dict[str, NDArray[Any]] | None:
+    def _probe_batches(self) -> list[dict[str, NDArray[Any]]]:
         data = self.calibration or self.evaluation
-        return next(iter(data.batches(2))) if data is not None and data.count >= 2 else None
+        return [*([next(iter(data.batches(2)))] if data is not None else []), random_feeds(self.graph)]
 
     def _write(self, records: tuple[PassRecord, ...], plan: Plan, artifact: Artifact) -> Result:
         save(self.graph, artifact.folder / REFERENCE)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from qcompiler.errors import OptionError, PlanError, TargetError, suggest
-from qcompiler.ir.graph import Graph
 from qcompiler.ir.plan import Plan
 from qcompiler.metrics import Metric, UserFunction
 from qcompiler.pass_manager import Pass
@@ -19,7 +18,7 @@ from qcompiler.pipeline import Pipeline
 from qcompiler.target import Target
 
 DEFAULT_PIPELINE = (
-    "fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize,"
+    "raise_qdq,fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize,"
     "fuse,calibrate,assign_precision,correct_bias,insert_qdq,cast_floats"
 )
 """What every target gets; passes that the target prepares with, and the user's, come before `fuse`."""
@@ -75,7 +74,7 @@ def make_options(given: Mapping[str, Any]) -> Options:
     return Options(**given)
 
 
-def default_pipeline(target: Target, graph: Graph, options: Options) -> Pipeline:
+def default_pipeline(target: Target, options: Options) -> Pipeline:
     """The pipeline that a compilation runs: the target's and the user's passes put into the default one.
 
     Raises:
@@ -87,11 +86,6 @@ def default_pipeline(target: Target, graph: Graph, options: Options) -> Pipeline
         pipeline = Pipeline.parse(options.pipeline, find_pass)
     else:
         pipeline = Pipeline.parse(DEFAULT_PIPELINE, find_pass)
-        if any(
-            node.op in ("QuantizeLinear", "DequantizeLinear") or node.op.startswith("QLinear")
-            for node in graph.topological()
-        ):
-            pipeline = Pipeline((find_pass("raise_qdq")(), *pipeline.passes))
         pipeline = pipeline.insert_before("fuse", *_prepared(target))
     for text in options.passes:
         mine = (text,) if isinstance(text, Pass) else Pipeline.parse(text, find_pass).passes

@@ -25,20 +25,25 @@ _SYMBOLIC_SIZE = 2
 class Probe:
     """Remembers the outputs of a graph on probe inputs and compares them after each pass."""
 
-    def __init__(self, graph: Graph, feeds: dict[str, NDArray[Any]] | None = None) -> None:
+    def __init__(self, graph: Graph, *batches: dict[str, NDArray[Any]]) -> None:
         """Runs the graph once.
 
         Args:
             graph: The graph before the pipeline.
-            feeds: Probe inputs by name, a small batch; random ones when None.
+            batches: Probe inputs by name, a small batch each; random ones when there are none. Real data may never reach
+                the ends of a Clip: give `random_feeds` besides, to see the mistakes that they do not show.
         """
-        self.feeds = feeds if feeds is not None else random_feeds(graph)
+        self.batches = batches or (random_feeds(graph),)
         self.outputs = self.run(graph)
         self.reference = self.outputs
 
     def run(self, graph: Graph) -> dict[str, NDArray[Any]]:
-        """The graph's outputs on the probe inputs, with the runtime's own optimizations off."""
-        return Session(graph, optimize=False).run(self.feeds)
+        """The graph's outputs on all probe inputs, with the runtime's own optimizations off."""
+        session = Session(graph, optimize=False)
+        outputs = session.run(self.batches[0])
+        for number, feeds in enumerate(self.batches[1:], 2):
+            outputs |= {f"{name} (probe {number})": array for name, array in session.run(feeds).items()}
+        return outputs
 
     def hold(self, graph: Graph, entry: Pass, enforce: bool = True) -> float:
         """Compares with the outputs before the pass, and returns the largest relative difference.
@@ -53,7 +58,7 @@ class Probe:
         if enforce and not error <= limit:
             raise PassError(
                 f"The pass {entry.name} declares its effect as {entry.effect.value}, but on the probe inputs it changed the output "
-                f"{name!r} by {error:.3g} of its largest magnitude (allowed: {limit:g}). qcompiler.bisect finds the rewrite."
+                f"{name!r} by {error:.3g} of its largest magnitude (allowed: {limit:g}). `qcompiler bisect` finds the rewrite."
             )
         return error
 

@@ -183,7 +183,7 @@ def _bisected(settings: Settings, tolerance: float, bars: ProgressBars) -> Any:
     graph = load(settings.required("model", "give the path of an ONNX model"))
     target = find_target(settings.required("target", _TARGET_HINT))
     data = DataSource.open(settings.calibration).validate(graph) if settings.calibration is not None else None
-    pipeline = default_pipeline(target, graph, make_options(settings.options()))
+    pipeline = default_pipeline(target, make_options(settings.options()))
     with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:  # every replay would calibrate anew
         context = PassContext(
             target=target,

@@ -44,11 +44,8 @@ def verify(job: VerifyJob) -> Verification:
     problems = (*broken, *_problems(report, job.plan))
     kept = len(report.int8_weighted | report.fp8_weighted | report.weight_only)
     summary = f"{kept} of {len(report.weighted)} convolutions and matrix products got quantized operands"
-    summary += (
-        f", as planned ({report.built_for})"
-        if not problems
-        else f"; {len(problems)} differ from the plan ({report.built_for})"
-    )
+    summary += ", as planned" if not problems else f"; {len(problems)} differ from the plan"
+    summary += f" ({report.note or f'built for {report.built_for}'})"
     details = {
         "built_for": report.built_for,
         "note": report.note,
