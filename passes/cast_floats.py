@@ -76,16 +76,16 @@ def _overflow(graph: Graph, node: Node, narrow: Format) -> str:
     for _, value in node.operands():
         if value.data is not None and value.dtype == np.float32 and _exceeds(value.data, narrow.maximum):
             return f"the constant {value.name!r} exceeds {narrow.name}"
-    for value in node.outputs:
+    for output in node.outputs:
         if (
-            value is not None
+            output is not None
             and ranges is not None
             and ranges.statistics is not None
-            and value.name in ranges.statistics
+            and output.name in ranges.statistics
         ):
-            seen = ranges.statistics[value.name]
+            seen = ranges.statistics[output.name]
             if max(-float(seen.low[0]), float(seen.high[0])) > narrow.maximum / 2:
-                return f"{value.name!r} was observed up to {float(seen.high[0]):.3g}, too near the limit of {narrow.name}"
+                return f"{output.name!r} was observed up to {float(seen.high[0]):.3g}, too near the limit of {narrow.name}"
     return ""
 
 

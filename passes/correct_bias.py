@@ -51,10 +51,9 @@ class CorrectBias(Pass):
             if mean is None or len(roles) < 3 or roles[2] != "bias":
                 continue
             # A new bias would have no encoding in the plan, which a row of derived biases asks for.
-            if node.name not in derives if bias is None else bias.is_constant:
-                if not context.allow(f"{self.name} at {node.name}"):
-                continue
-            _correct(graph, node, encoding, mean)
+            correctable = node.name not in derives if bias is None else bias.is_constant
+            if correctable and context.allow(f"{self.name} at {node.name}"):
+                _correct(graph, node, encoding, mean)
                 result.count("corrected biases")
         return result
 

@@ -108,7 +108,9 @@ def bisect(
         QCompilerError: The original graph cannot be run, or a pass misses a fact that it requires.
     """
     pipeline.check(graph.facts.names())
-    replay = _Replay(graph, pipeline.passes, context, Probe(graph, *([dict(feeds)] if feeds is not None else [])))
+    replay = _Replay(
+        graph, pipeline.passes, context, Probe(graph, *([dict(feeds)] if feeds is not None else []))
+    )
     before, after, position = replay.first_broken_pass(tolerance)
     if after is None:
         return None

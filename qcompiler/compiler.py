@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -288,6 +289,11 @@ class _Compilation:
         if self.options.max_drop is None or evaluation is None:
             return True
         before, after = evaluation.models["float"].metric, list(evaluation.models.values())[-1].metric
+        if not math.isfinite(before):
+            raise OptionError(
+                f"--max-drop cannot be held with the metric {evaluation.metric.name}: the float model's is {before}, and every drop from there is "
+                "infinite. Give --metric agreement (of the classes) or relative-error, or evaluation data with labels."
+            )
         return evaluation.metric.drop(before, after) <= self.options.max_drop + 1e-12
 
     def _manifest(self, artifact: Artifact) -> dict[str, Any]:

@@ -157,7 +157,9 @@ def test_what_nobody_asks_for_stays_float() -> None:
     assert not result.plan.groups
     reasons = {region.reason for region in result.plan.regions if region.kernel == "max_pool"}
     (reason,) = reasons
-    assert reason.startswith("float: kernel max_pool is quantized only where a consumer of its result asks for")
+    assert reason.startswith(
+        "float: kernel max_pool is quantized only where a consumer of its result asks for"
+    )
     assert result.sqnr() == np.inf
 
 

@@ -74,8 +74,10 @@ def _problems(report: BuildReport, plan: Plan) -> list[str]:
     if not report.built:
         return problems or ["the builder made no engine and gave no reason"]
     quantized = report.int8_weighted | report.fp8_weighted | report.weight_only
-    for region in plan.regions:
-        for name in region.nodes:
-            if region.quantized and name in report.weighted and name not in quantized:
-                problems.append(f"{name} is planned as {region.row}, but the builder computes it in float")
+    problems += [
+        f"{name} is planned as {region.row}, but the builder computes it in float"
+        for region in plan.regions
+        for name in region.nodes
+        if region.quantized and name in report.weighted and name not in quantized
+    ]
     return problems

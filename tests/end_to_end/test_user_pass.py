@@ -69,10 +69,7 @@ def test_what_it_leaves_alone_it_tells_about() -> None:
 
 
 def test_users_passes_come_before_tiling() -> None:
-    names = [
-        entry.name
-        for entry in default_pipeline(find_target("tensorrt"), Options(passes=(GOOD,)))
-    ]
+    names = [entry.name for entry in default_pipeline(find_target("tensorrt"), Options(passes=(GOOD,)))]
     assert names.index("balance_channels") == names.index("fuse") - 1
     assert names.index("explicit_padding") == names.index("fuse") - 2
 
