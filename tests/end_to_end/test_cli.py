@@ -234,7 +234,7 @@ def test_dump_and_verify_each(compile_demo: CompileDemo, folder: Path) -> None:
     passes = report(folder / "out")["passes"]
     assert isinstance(passes, list)
     assert names[0].startswith("00-input")
-    assert {"01-fold_constants.diff", "01-fold_constants.onnx", "01-fold_constants.txt"} <= set(names)
+    assert {"02-fold_constants.diff", "02-fold_constants.onnx", "02-fold_constants.txt"} <= set(names)
     assert len({name.split("-")[0] for name in names}) == len(passes) + 1
     for name in names:
         if name.endswith(".onnx"):
