@@ -38,8 +38,15 @@ class GroupEncoder:
         self.biases: dict[Use, list[tuple[Group, tuple[Use, ...]]]] = {}
 
     def encode(self, groups: list[Group]) -> list[PlannedGroup]:
-        """The groups with encodings, in the given order."""
+        """The groups with encodings, in the given order.
+
+        Raises:
+            ModelError: A constant has an element that is not finite.
+            DataError: A range is needed that was not observed.
+        """
         planned: dict[int, PlannedGroup] = {}
+        for value in dict.fromkeys(value for group in groups for value in group.values):
+            _check_finite(value)
         for group in groups:
             for use in group.derived:
                 others = tuple(other for other in group.derived if other is not use)
@@ -66,8 +73,6 @@ class GroupEncoder:
         return name
 
     def _encoding(self, group: Group) -> tuple[Encoding, str]:
-        for value in group.values:
-            _check_finite(value)
         kept, changed = self.imported.fitting(group)
         encoding, reason = self._chosen(group, kept)
         self.imported.settle(group, encoding, changed if kept is encoding else changed or reason)
