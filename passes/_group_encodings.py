@@ -16,7 +16,8 @@ from qcompiler.weight_ranges import least_error_range
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qcompiler.assignment import Group, Problem
+    from qcompiler.assignment import Problem
+    from qcompiler.groups import Group
     from qcompiler.imported import Imported
     from qcompiler.ir.node import Use, Value
     from qcompiler.observed import Ranges

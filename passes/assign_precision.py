@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from qcompiler.passes._group_encodings import GroupEncoder
 
-from qcompiler.assignment import Choice, Problem, demands, make_groups, use_value
+from qcompiler.assignment import Choice, Problem, demands, use_value
 from qcompiler.errors import OptionError, suggest
+from qcompiler.groups import make_groups
 from qcompiler.imported import Imported
 from qcompiler.ir.plan import PLAN, Plan, PlannedRegion
 from qcompiler.observed import IMPORTED, RANGES

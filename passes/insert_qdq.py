@@ -119,6 +119,7 @@ class _Writer:
         self.graph = graph
         self.result = result
         self.home = plan.group_of_value()
+        self.readers = {id(group): {use.node for use in group.uses} for group in plan.groups}
         self.of_use = {use: group.encoding for use, group in plan.group_of_use().items()}
         self._parameters: dict[tuple[Encoding, bool], tuple[Value, Value]] = {}
 
@@ -176,7 +177,7 @@ class _Writer:
         One that brings in elements of its own (padding) would bring them in without the offset.
         """
         row = ops.info(node)
-        reads = any(use.node == node.name for use in group.uses)
+        reads = node.name in self.readers[id(group)]
         kept = all(value is None or self.home.get(value.name) is group for value in node.outputs)
         return reads and kept and (row.keeps_values or row.kind == "join") and "parameter" not in row.roles
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from qcompiler import ops
-from qcompiler.assignment import unfit
+from qcompiler.groups import unfit
 from qcompiler.ir.encoding import FORMATS, Encoding, Format
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qcompiler.assignment import Group
+    from qcompiler.groups import Group
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node, Value
     from qcompiler.ir.plan import PlannedRegion

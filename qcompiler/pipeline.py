@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qcompiler.errors import ModelError, OptionError, PassError, QCompilerError, suggest
 from qcompiler.ir.diff import diff_graphs
 from qcompiler.ir.facts import EVERYTHING
+from qcompiler.ir.graph import collector_paused
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.text import to_text
 from qcompiler.pass_manager import Diagnostic, Effect, Pass, PassContext, split_outside_quotes
@@ -185,7 +186,8 @@ def _run_one(graph: Graph, entry: Pass, context: PassContext, checks: Checks, nu
     graph.journal.clear()
     start = time.perf_counter()
     try:
-        result = entry.run(graph, context)
+        with collector_paused():
+            result = entry.run(graph, context)
     except QCompilerError:
         raise
     except Exception as failure:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qcompiler.assignment import Definition, Demand, Point, demands, tied_points, unfit
+from qcompiler.assignment import Demand, demands
 from qcompiler.errors import PlanError, suggest
+from qcompiler.groups import Definition, Point, tied_points, unfit
 from qcompiler.ir.node import Use
 from qcompiler.ir.text import shape_text
 
