@@ -118,9 +118,7 @@ def test_everything_known_can_be_explained(report: dict[str, Any]) -> None:
 
 def test_explanation_tells_what_passes_said(report: dict[str, Any]) -> None:
     canonicalize = next(entry for entry in report["passes"] if entry["name"] == "canonicalize")
-    canonicalize["diagnostics"] = [
-        {"level": "near miss", "node": "stem/conv", "message": "nearly fused"}
-    ]
+    canonicalize["diagnostics"] = [{"level": "near miss", "node": "stem/conv", "message": "nearly fused"}]
     assert "canonicalize: nearly fused" in flat(terminal.explanation(report, "stem/conv"))
 
 
