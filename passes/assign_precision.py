@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import networkx as nx
 from qcompiler.passes._group_encodings import GroupEncoder
 
 from qcompiler.assignment import Choice, Problem, demands, use_value
@@ -19,7 +20,7 @@ from qcompiler.plan_check import check_plan
 from qcompiler.regions import REGIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Value
@@ -101,19 +102,21 @@ def uniform_choice(problem: Problem, prefer: str = "") -> dict[str, Row | None]:
 def _agree(problem: Problem, rows: dict[str, list[Row]], choice: dict[str, Row | None]) -> None:
     """Where the uses of a value want different encodings, moves their regions to rows that want the same, if there are.
 
-    A region moves once, so that two values cannot pull it to and fro.
+    Values that an op merely passes on count as one: its readers' wishes become the wishes for what it reads. A region moves
+    once, so that two values cannot pull it to and fro.
     """
     wanted = demands(problem, choice)
+    alike = _alike(problem, rows)
     settled: set[str] = set()
     waiting = deque(dict.fromkeys(use_value(use) for use in wanted if not use_value(use).is_constant))
     while waiting:
-        value = waiting.popleft()
-        asked = [wanted[use] for use in value.uses if use in wanted]
+        values = alike(waiting.popleft())
+        asked = [wanted[use] for value in values for use in value.uses if use in wanted]
         specs = list(dict.fromkeys(demand.spec for demand in asked))
         for spec in reversed(specs) if len(specs) > 1 else ():
             readers = {demand.region.name: demand.region for demand in asked}
             moved = {
-                name: _row_asking(problem, [choice[name], *rows[name]], region, value, spec)
+                name: _row_asking(problem, [choice[name], *rows[name]], region, values, spec)
                 for name, region in readers.items()
             }
             changed = [name for name, row in moved.items() if row is not choice[name]]
@@ -130,11 +133,26 @@ def _agree(problem: Problem, rows: dict[str, list[Row]], choice: dict[str, Row |
             break
 
 
+def _alike(problem: Problem, rows: dict[str, list[Row]]) -> Callable[[Value], list[Value]]:
+    """A function from a value to all values that pass-through regions tie to it, itself included."""
+    sets: nx.utils.UnionFind = nx.utils.UnionFind()
+    members: dict[Value, list[Value]] = {}
+    for region in problem.regions:
+        tied = [row for row in rows[region.name] if "output" in row.same]
+        if region.kernel is None or region.kernel.quantize == "always" or not tied:
+            continue
+        read = [use_value(use) for name in tied[0].same for use in region.uses.get(name, ())]
+        sets.union(*read, *(value for value in region.root.outputs if value is not None))
+    for group in sets.to_sets():
+        members.update(dict.fromkeys(group, sorted(group, key=lambda value: value.name)))
+    return lambda value: members.get(value, [value])
+
+
 def _row_asking(
-    problem: Problem, rows: Iterable[Row | None], region: Region, value: Value, spec: EncodingSpec
+    problem: Problem, rows: Iterable[Row | None], region: Region, values: Sequence[Value], spec: EncodingSpec
 ) -> Row | None:
-    """The first of a region's rows that wants a value in one encoding at every operand where it reads it."""
-    operands = [name for name, uses in region.uses.items() if any(use_value(use) is value for use in uses)]
+    """The first of a region's rows that wants values in one encoding at every operand where it reads one of them."""
+    operands = [name for name, uses in region.uses.items() if any(use_value(use) in values for use in uses)]
     for row in rows:
         if row is not None and all(problem.target.row_specs(row).get(name) == spec for name in operands):
             return row
