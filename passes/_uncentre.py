@@ -37,11 +37,13 @@ class _Uncentring:
 
     Attributes:
         shift: Values that now hold c more than what the model as it was given computed there.
+        restored: Uses that read such a value where the model had added c to it: to them it is what it should be.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.shift: dict[Value, float] = {}
+        self.restored: set[Use] = set()
         self.changed = 0
         self._centred: dict[Value, Value] = {}
         self._zeros: dict[tuple[Value, int], Value] = {}
@@ -50,7 +52,11 @@ class _Uncentring:
         """Looks at one node; what feeds it has been looked at."""
         if node.is_op("Sub") and self._start(node):
             return
-        shifted = [(slot, value) for slot, value in node.operands() if value in self.shift]
+        shifted = [
+            (slot, value)
+            for slot, value in node.operands()
+            if value in self.shift and Use(node, slot) not in self.restored
+        ]
         if shifted and not self._absorb(node, shifted):
             for slot, value in shifted:
                 self.graph.replace_uses(value, self._back(value), [Use(node, slot)])
@@ -111,6 +117,7 @@ class _Uncentring:
             self._requantize(node, value, c)
             return True
         if node.is_op("Add") and len(shifted) == 1 and scalar(constant(node, 1 - slot)) == c:
+            self.restored.update(node.output.uses)
             self.graph.replace_node(node, value)
             return True
         if node.is_op("Conv", "Gemm") and [item for item, _ in shifted] == [0]:

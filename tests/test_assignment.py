@@ -202,7 +202,8 @@ def test_regions_between_two_disputes_settle() -> None:
     text = f"{IMAGE} {{ c = Conv(x, v) r = Relu(c) d = Conv(r, v) a = Add(d, r) s = Relu(a) e = Conv(s, v) f = Conv{PAD}(s, w) g = Add(e, f) y = Conv(g, v) }}"
     result = done(text)
     check_whole(result)
-    assert reads(result, "r") == ["code", "code"]
+    assert reads(result, "r") == ["bias", "bias"]
+    assert reads(result, "s") == ["code", "code"]
 
 
 # -- value_source ----------------------------------------------------------------------------------------------

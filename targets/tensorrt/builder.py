@@ -177,6 +177,12 @@ def build(
         errors[f"TensorRT-RTX {version} lists its kernels in a form that is not understood"] = None
     ops = {label: node.op_type for label, node in zip(labels, model.graph.node, strict=True)}
     weighted = weighted_kernels(layers, ops)
+    known = {tensor.name for tensor in model.graph.initializer}
+    additions = {
+        label
+        for label, node in zip(labels, model.graph.node, strict=True)
+        if node.op_type == "Add" and known.isdisjoint(node.input)
+    }
     return BuildReport(
         version=version,
         device=device,
@@ -192,7 +198,7 @@ def build(
         layers=layers,
         weighted=weighted,
         unlisted=frozenset(n for n, op in ops.items() if op in WEIGHTED_OPS and n not in weighted),
-        residual_adds=residual_adds(layers, ops),
+        residual_adds=residual_adds(layers, additions),
         engine=outcome.engine,
     )
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence, Set
 
 WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -130,12 +130,12 @@ def _rank(layer: KernelLayer) -> tuple[bool, bool]:
     return layer.kind not in _MATH_KINDS and layer.kind != "runtime_fusion", layer.math_dtype != "Float"
 
 
-def residual_adds(layers: Sequence[KernelLayer], ops: Mapping[str, str]) -> dict[str, str]:
-    """Find Adds in kernels that read the raw result of a multiplying kernel and one more tensor."""
+def residual_adds(layers: Sequence[KernelLayer], additions: Set[str]) -> dict[str, str]:
+    """Find additions of two computed values in kernels that read the raw result of a multiplying kernel and one more tensor."""
     raw = {o.tensor for layer in layers if layer.kind in _MATH_KINDS for o in layer.outputs}
     found = {}
     for layer in layers:
-        adds = [node for node in layer.nodes if ops[node] == "Add"]
+        adds = [node for node in layer.nodes if node in additions]
         if adds and len(layer.inputs) > 1 and any(o.tensor in raw for o in layer.inputs):
             others = [o.dtype for o in layer.inputs if o.tensor not in raw] or ["Float"]
             found.update(dict.fromkeys(adds, "Int8" if "Int8" in others else others[0]))

@@ -78,11 +78,6 @@ def test_model(name: str) -> None:
 
 
 def reads_raw_results(graph: Graph, add: str) -> bool:
-    """Whether TensorRT reads the shortcut as a float whatever it is told.
-
-    Of two convolutions that meet (a downsampling block) it reads both raw results; and of a value that is padded, centred
-    and quantized too it keeps the float, because the copy that it quantizes has another size.
-    """
+    """Whether TensorRT reads the shortcut as a float whatever it is told: two convolutions meet (a downsampling block)."""
     inputs = [value for value in graph.node(add).inputs if value is not None]
-    joined = all(value.producer is not None and value.producer.op == "Conv" for value in inputs)
-    return joined or any(node.op == "Pad" for value in inputs for node in value.consumers)
+    return all(value.producer is not None and value.producer.op == "Conv" for value in inputs)

@@ -39,6 +39,8 @@ def test_every_row_not_taken_has_a_reason() -> None:
     assert first.reason == "int8: the preferred legal row of kernel conv"
     assert {refused.row: refused.reason for refused in first.refused} == {
         "int8-centred": "zero padding is not zero after centring",
+        "int8-centred-x": "zero padding is not zero after centring",
+        "int8-centred-shortcut": "legal, but not preferred",
         "fp8": "FP8 convolutions with up to 16 channels are slower than int8 (MO)",
     }
     assert {refused.row: refused.reason for refused in second.refused}["int8"] == "legal, but not preferred"

@@ -64,6 +64,11 @@ def test_summary_of_failures(report: dict[str, Any]) -> None:
     assert "problem 9" in text
     assert "and 20 more" in text
     report["budget"] = {"asked": {"max_drop": 0.005}, "met": False}
+    report["metric"] |= {
+        "reference": report["metric"]["float"],
+        "artifact": report["metric"]["float"],
+        "drop": 0.0,
+    }
     text = flat(terminal.summary(report), 160)
     assert "a stated budget is not met" in text
     assert "no difference, a drop of at most 0.5 points allowed" in text

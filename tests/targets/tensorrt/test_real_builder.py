@@ -57,6 +57,12 @@ SAME = "<pads=[1,1,1,1]>"
 
 CASES: dict[str, Case] = {
     "conv-int8-centred": Case(f"{IMAGE} {{ {RELU} n = Conv(r, v) y = Relu(n) }}", CONV),
+    "conv-int8-centred-x": Case(
+        f"{IMAGE} {{ {RELU} d = Conv{SAME}(r, w, b) q = Relu(d) n = Conv(q, v) a = Add(n, r) y = Relu(a) }}", CONV
+    ),
+    "conv-int8-centred-shortcut": Case(
+        f"{IMAGE} {{ {RELU} d = Conv(r, v) q = Relu(d) n = Conv{SAME}(q, w, b) a = Add(n, r) y = Relu(a) }}", CONV
+    ),
     "conv-int8": Case(
         f"{IMAGE} {{ c = Conv{SAME}(x, w, b) r = Relu(c) n = Conv{SAME}(r, w, b) a = Add(n, r) s = Relu(a) y = Conv{SAME}(s, w) }}", CONV
     ),
