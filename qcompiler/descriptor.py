@@ -11,7 +11,7 @@ from typing import Any
 from qcompiler import ops
 from qcompiler.errors import TargetError, suggest
 from qcompiler.ir.encoding import FORMATS
-from qcompiler.patterns import PatternSyntaxError
+from qcompiler.pattern_syntax import PatternSyntaxError
 from qcompiler.predicates import PREDICATES
 from qcompiler.schema import SchemaReader
 from qcompiler.target import FLOAT, Kernel, Row, Target

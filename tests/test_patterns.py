@@ -7,7 +7,8 @@ import pytest
 
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.node import Node, Value
-from qcompiler.patterns import Match, Miss, Pattern, PatternSyntaxError
+from qcompiler.pattern_syntax import PatternSyntaxError
+from qcompiler.patterns import Match, Miss, Pattern
 
 
 class Builder:
