@@ -29,20 +29,23 @@ from qcompiler.targets import find_target  # noqa: E402
 from qcompiler.data import DataSource  # noqa: E402
 from qcompiler.ir.onnx_export import save  # noqa: E402
 from qcompiler.ir.onnx_import import load  # noqa: E402
+from qcompiler.observed import RANGES  # noqa: E402
 from qcompiler.pass_manager import PassContext  # noqa: E402
 from qcompiler.pipeline import Pipeline  # noqa: E402
+from qcompiler.target import EncodingSpec  # noqa: E402
 
 PREPARE = "fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize,explicit_padding,fuse"
+ENCODING = EncodingSpec("int8")
 FINISH = "assign_precision,correct_bias,insert_qdq,cast_floats"
 
 
 def repeated(model: Path, data: Path, samples: int) -> DataSource:
-    """Calibration data of any number of samples: the file's, over and over, without copies in memory."""
+    """Calibration data of any number of samples: the file's, held in memory as they are stored, over and over."""
     graph = load(model)
-    source = DataSource.open(data).validate(graph)
-    parts = [source] * (samples // source.count) + (
-        [source.slice(0, samples % source.count)] if samples % source.count else []
-    )
+    with np.load(data) as archive:
+        source = DataSource.open({name: archive[name] for name in archive.files}).validate(graph)
+    parts = [source] * (samples // source.count)
+    parts += [source.slice(0, samples % source.count)] if samples % source.count else []
     segments = tuple(segment for part in parts for segment in part.segments)
     return DataSource(segments, source.where, source.files).validate(graph)
 
@@ -51,12 +54,15 @@ def calibrate(options: argparse.Namespace, meter: Meter) -> None:
     """Calibration alone: observing all samples, and a range for every observed value."""
     graph = load(options.model)
     context = PassContext(
-        target=find_target(options.target), calibration=repeated(options.model, options.data, options.samples)
+        target=find_target(options.target),
+        calibration=repeated(options.model, options.data, options.samples),
     )
     Pipeline.parse(PREPARE, find_pass).run(graph, context)
     with meter.phase("calibrate"):
-        passes = f"calibrate{{method={options.method}}},assign_precision{{weight_range=min-max}}"
-        Pipeline.parse(passes, find_pass).run(graph, context)
+        Pipeline.parse(f"calibrate{{method={options.method}}}", find_pass).run(graph, context)
+        ranges = graph.facts[RANGES]
+        for name in ranges.statistics or ():
+            ranges.interval([name], ENCODING)
 
 
 def whole(options: argparse.Namespace, meter: Meter) -> None:
