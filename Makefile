@@ -38,8 +38,8 @@ format: ## Format the code, and mend what can be mended
 types: ## Check types, strictly
 	.ci/types
 
-bench: ## Time the graph on a network of 16,000 nodes
-	$(PYTHON) tests/benchmarks/bench_ir.py
+bench: ## Measure every figure of docs/benchmarks.md (needs the models; see there)
+	$(PYTHON) tests/benchmarks/figures.py
 
 docs: ## Write the parts of docs/ that are generated
 	$(PYTHON) docs/generate.py
