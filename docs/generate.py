@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from qcompiler.passes import all_passes
-from qcompiler.targets import descriptors, find_target
 
 from qcompiler import cli
 from qcompiler.cli import settings
 from qcompiler.options import DEFAULT_PIPELINE
+from qcompiler.passes import all_passes
 from qcompiler.predicates import PREDICATES
+from qcompiler.targets import descriptors, find_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

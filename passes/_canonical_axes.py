@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+
 from qcompiler.passes._canonical_layout import reshape_does_nothing, target_of
 from qcompiler.passes._node_rules import NodeRule
 from qcompiler.passes._operands import integers
-
 from qcompiler.rewrite import Rewrite, inherit
 
 if TYPE_CHECKING:

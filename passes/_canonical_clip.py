@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from qcompiler.passes._node_rules import NodeRule
 from qcompiler.passes._operands import is_float, scalar
-
 from qcompiler.rewrite import inherit
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qcompiler.passes._node_rules import NodeRule
-from qcompiler.passes._operands import element_count, integers, normalized_axes, same_dim
 
 from qcompiler.ir.node import Dim
+from qcompiler.passes._node_rules import NodeRule
+from qcompiler.passes._operands import element_count, integers, normalized_axes, same_dim
 from qcompiler.rewrite import inherit
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from qcompiler.passes._node_rules import NodeRule, put_constant
 from qcompiler.passes._operands import along_axis, constant, is_float, is_unshared
-
 from qcompiler.rewrite import absorb
 
 if TYPE_CHECKING:

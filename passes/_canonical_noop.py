@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import helper
-from qcompiler.passes._node_rules import NodeRule
-from qcompiler.passes._operands import constant, integers, is_float, keeps_shape, same_shape, scalar
 
 from qcompiler import ops
+from qcompiler.passes._node_rules import NodeRule
+from qcompiler.passes._operands import constant, integers, is_float, keeps_shape, same_shape, scalar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

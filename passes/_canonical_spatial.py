@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from qcompiler import ops
 from qcompiler.passes._node_rules import NodeRule
 from qcompiler.passes._operands import constant, integers, is_float, normalized_axes, scalar, static
-
-from qcompiler import ops
 from qcompiler.rewrite import inherit
 
 if TYPE_CHECKING:

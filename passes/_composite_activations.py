@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from qcompiler.ir.functions import DOMAIN
 from qcompiler.passes._canonical_clip import interval
 from qcompiler.passes._operands import keeps_shape
-
-from qcompiler.ir.functions import DOMAIN
 from qcompiler.rewrite import Rewrite
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from qcompiler.ir.functions import DOMAIN
 from qcompiler.passes._composite_activations import why_widened
 from qcompiler.passes._node_rules import put_constant
 from qcompiler.passes._operands import normalized_axes, scalar, static
-
-from qcompiler.ir.functions import DOMAIN
 from qcompiler.rewrite import Rewrite, absorb
 
 if TYPE_CHECKING:

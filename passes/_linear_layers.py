@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from qcompiler.passes._canonical_linear import gemm_attribute
 from qcompiler.passes._node_rules import put_constant
 from qcompiler.passes._operands import along_axis, constant, is_unshared, readers

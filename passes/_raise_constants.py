@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qcompiler.passes._qdq_parameters import is_dequantize, is_quantize, narrowed, node_encoding
 
 from qcompiler.ir.encoding import FORMATS, Encoding
+from qcompiler.passes._qdq_parameters import is_dequantize, is_quantize, narrowed, node_encoding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from qcompiler.passes._sizes import Size, SizeTracker, size_of
 
 from qcompiler.ir.node import Node
+from qcompiler.passes._sizes import Size, SizeTracker, size_of
 
 _TO_THE_END = int(np.iinfo(np.int64).max)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+
 from qcompiler.passes._operands import PLACEHOLDERS
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qcompiler.passes._node_rules import put_constant
-from qcompiler.passes._operands import constant, scalar
-from qcompiler.passes._qdq_parameters import is_dequantize, is_quantize, node_encoding
 
 from qcompiler import ops
 from qcompiler.ir.encoding import Encoding
 from qcompiler.ir.node import Use
+from qcompiler.passes._node_rules import put_constant
+from qcompiler.passes._operands import constant, scalar
+from qcompiler.passes._qdq_parameters import is_dequantize, is_quantize, node_encoding
 
 if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph

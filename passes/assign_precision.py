@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import networkx as nx
-from qcompiler.passes._group_encodings import GroupEncoder
 
 from qcompiler.assignment import Choice, Problem, demands, use_value
 from qcompiler.errors import OptionError, suggest
@@ -16,6 +15,7 @@ from qcompiler.imported import Imported
 from qcompiler.ir.plan import PLAN, Plan, PlannedRegion
 from qcompiler.observed import IMPORTED, RANGES
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
+from qcompiler.passes._group_encodings import GroupEncoder
 from qcompiler.plan_check import check_plan
 from qcompiler.regions import REGIONS
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from qcompiler.ir.facts import CANONICAL, SHAPES, Fact
+from qcompiler.ir.shapes import infer_shapes
+from qcompiler.pass_manager import Effect, Pass, PassContext, PassResult
 from qcompiler.passes import (
     _canonical_axes,
     _canonical_clip,
@@ -14,10 +17,6 @@ from qcompiler.passes import (
     _canonical_spatial,
 )
 from qcompiler.passes._operands import constant_node_data
-
-from qcompiler.ir.facts import CANONICAL, SHAPES, Fact
-from qcompiler.ir.shapes import infer_shapes
-from qcompiler.pass_manager import Effect, Pass, PassContext, PassResult
 from qcompiler.rewrite import Rewrite, apply_rewrites
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from qcompiler.passes._linear_layers import LINEAR, Linear, linear_layer, why_shared
-from qcompiler.passes._node_rules import put_constant
-from qcompiler.passes._operands import along_axis, constant
 
 from qcompiler.ir.facts import SHAPES, Fact
 from qcompiler.pass_manager import Effect
+from qcompiler.passes._linear_layers import LINEAR, Linear, linear_layer, why_shared
+from qcompiler.passes._node_rules import put_constant
+from qcompiler.passes._operands import along_axis, constant
 from qcompiler.rewrite import Rewrite, RewritePass, absorb, inherit
 
 if TYPE_CHECKING:

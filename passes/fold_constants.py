@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from qcompiler.passes._operands import constant_node_data, element_count
-from qcompiler.passes._shape_operands import OPERAND_NAMES, USERS, resized_axes
-from qcompiler.passes._sizes import SizeTracker, exact
 
 from qcompiler import ops
 from qcompiler.errors import ModelError
@@ -18,6 +15,9 @@ from qcompiler.ir.facts import CANONICAL, SHAPES, Fact
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.shapes import infer_shapes
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
+from qcompiler.passes._operands import constant_node_data, element_count
+from qcompiler.passes._shape_operands import OPERAND_NAMES, USERS, resized_axes
+from qcompiler.passes._sizes import SizeTracker, exact
 from qcompiler.rewrite import prune
 from qcompiler.runtime import Session
 

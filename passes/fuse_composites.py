@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qcompiler.passes import _composite_activations, _composite_normalizations
-
 from qcompiler.ir.facts import SHAPES, Fact
 from qcompiler.pass_manager import Effect
+from qcompiler.passes import _composite_activations, _composite_normalizations
 from qcompiler.rewrite import RewritePass
 
 if TYPE_CHECKING:

@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from onnx import helper
+
+from qcompiler import ops
+from qcompiler.ir.encoding import FORMATS, Encoding
+from qcompiler.ir.facts import CANONICAL, QDQ, Fact
+from qcompiler.ir.plan import PLAN
+from qcompiler.observed import IMPORTED
+from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
 from qcompiler.passes._qdq_parameters import (
     is_dequantize,
     is_quantize,
@@ -17,13 +24,6 @@ from qcompiler.passes._qoperators import expand_qoperators
 from qcompiler.passes._raise_constants import raise_constants
 from qcompiler.passes._uncentre import uncentre
 from qcompiler.passes.fold_constants import FoldConstants
-
-from qcompiler import ops
-from qcompiler.ir.encoding import FORMATS, Encoding
-from qcompiler.ir.facts import CANONICAL, QDQ, Fact
-from qcompiler.ir.plan import PLAN
-from qcompiler.observed import IMPORTED
-from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
 from qcompiler.signs import constants_not_negative, keeps_sign
 
 if TYPE_CHECKING:

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qcompiler.passes import find_pass
-from qcompiler.targets import find_target
 
 from qcompiler.data import DataSource
 from qcompiler.descriptor import load_target
@@ -20,9 +18,11 @@ from qcompiler.ir.node import Node
 from qcompiler.ir.plan import PLAN, Plan, PlannedGroup, PlannedRegion
 from qcompiler.metrics import sqnr_db
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes import find_pass
 from qcompiler.pipeline import PassRecord, Pipeline
 from qcompiler.runtime import Session
 from qcompiler.target import Target
+from qcompiler.targets import find_target
 
 PREPARE = "fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize"
 DECIDE = "fuse,calibrate,assign_precision"

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import onnx.parser
 from numpy.typing import NDArray
-from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.fold_batch_norm import FoldBatchNorm
-from qcompiler.passes.fold_constants import FoldConstants
-from qcompiler.passes.fuse_composites import FuseComposites
 
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_import import import_model
 from qcompiler.pass_manager import Level, Pass, PassContext
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.fold_batch_norm import FoldBatchNorm
+from qcompiler.passes.fold_constants import FoldConstants
+from qcompiler.passes.fuse_composites import FuseComposites
 from qcompiler.pipeline import Checks, PassRecord, Pipeline
 from qcompiler.probe import Probe, random_feeds
 from qcompiler.runtime import Session

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qcompiler.passes import find_pass
-from qcompiler.targets import find_target
 from quantized import ENCODINGS, HEADER, SMALL, Quantized, quantize, target_of
 from small_graphs import graph_of, normal
 from strategies import feeds, networks
@@ -22,10 +20,12 @@ from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_export import to_onnx
 from qcompiler.ir.shapes import infer_shapes
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes import find_pass
 from qcompiler.pipeline import Pipeline
 from qcompiler.plan_check import check_plan
 from qcompiler.regions import REGIONS
 from qcompiler.target import Target
+from qcompiler.targets import find_target
 
 IMAGE = "(float[batch,4,8,8] x) => (float y)"
 PAD = "<pads=[1,1,1,1]>"

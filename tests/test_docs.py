@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from qcompiler.targets import descriptors, find_target
 
 import qcompiler as qc
 from qcompiler import demo
+from qcompiler.targets import descriptors, find_target
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

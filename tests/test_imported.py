@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qcompiler.passes import find_pass
-from qcompiler.targets import find_target
 from small_graphs import graph_of, normal
 
 from qcompiler.data import DataSource
@@ -19,7 +17,9 @@ from qcompiler.ir.graph import Graph
 from qcompiler.ir.plan import PLAN, Plan
 from qcompiler.observed import IMPORTED
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes import find_pass
 from qcompiler.pipeline import Pipeline
+from qcompiler.targets import find_target
 
 PASSES = "canonicalize,fold_batch_norm,canonicalize,fuse,calibrate,assign_precision"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qcompiler.targets import descriptors, find_target, part
 from quantized import ENCODINGS, HEADER, KERNELS, SMALL, target_of
 
 from qcompiler.descriptor import load_target
 from qcompiler.errors import TargetError
 from qcompiler.target import FLOAT_SPEC, EncodingSpec, Target
+from qcompiler.targets import descriptors, find_target, part
 
 DEVICES = """
 [device.old]

@@ -232,7 +232,11 @@ def _size(report: Report) -> Fact:
 def _verified(report: Report) -> Fact:
     verify = report.get("verify")
     if verify is None:
-        why = "no files were written" if report.get("artifact") is None else "this target has no verification"
+        why = (
+            "no artifact of its own was written"
+            if report.get("artifact") is None
+            else "this target has no verification"
+        )
         return Fact("Verification", "not verified", why, "caution")
     consumer = f"{verify['consumer']} {verify['version']}".strip()
     level: Level = "bad" if not verify["passed"] else "good" if verify["ran"] else "caution"

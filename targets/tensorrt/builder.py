@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import onnx
+
 from qcompiler.targets.tensorrt.engine_log import (
     ALIAS,
     LIST_OF_KERNELS,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qcompiler.targets.tensorrt.rules import check_rules
-
 from qcompiler.errors import TargetError
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.onnx_import import read_proto
 from qcompiler.lowering import Lowered
+from qcompiler.targets.tensorrt.rules import check_rules
 
 if TYPE_CHECKING:
     from qcompiler.artifact import Artifact

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import TensorProto, inliner
+
 from qcompiler.targets.tensorrt.qdq_view import (
     Encoding,
     Mixed,

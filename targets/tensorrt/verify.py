@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qcompiler.ir.onnx_import import read_proto
+from qcompiler.lowering import Verification, VerifyJob
 from qcompiler.targets.tensorrt import builder
 from qcompiler.targets.tensorrt.lower import MODEL
 from qcompiler.targets.tensorrt.rules import check_rules
 
-from qcompiler.ir.onnx_import import read_proto
-from qcompiler.lowering import Verification, VerifyJob
-
 if TYPE_CHECKING:
-    from qcompiler.targets.tensorrt.builder import BuildReport
-
     from qcompiler.ir.plan import Plan
+    from qcompiler.targets.tensorrt.builder import BuildReport
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 

@@ -23,16 +23,16 @@ sys.path[:0] = [str(HERE), str(HERE / "peers")]
 
 from common import Meter, stdout_to_stderr, write_json  # noqa: E402
 from networks import residual_network  # noqa: E402
-from qcompiler.passes import find_pass  # noqa: E402
-from qcompiler.targets import find_target  # noqa: E402
 
 from qcompiler.data import DataSource  # noqa: E402
 from qcompiler.ir.onnx_export import save  # noqa: E402
 from qcompiler.ir.onnx_import import load  # noqa: E402
 from qcompiler.observed import RANGES  # noqa: E402
 from qcompiler.pass_manager import PassContext  # noqa: E402
+from qcompiler.passes import find_pass  # noqa: E402
 from qcompiler.pipeline import Pipeline  # noqa: E402
 from qcompiler.target import EncodingSpec  # noqa: E402
+from qcompiler.targets import find_target  # noqa: E402
 
 PREPARE = "fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize,explicit_padding,fuse"
 ENCODING = EncodingSpec("int8")

@@ -17,10 +17,6 @@ from onnxruntime.quantization import (
     quant_pre_process,
     quantize_static,
 )
-from qcompiler.passes import find_pass
-from qcompiler.targets import find_target
-from qcompiler.targets.tensorrt.builder import available, build
-from qcompiler.targets.tensorrt.rules import check_rules
 from small_graphs import MODELS
 
 from qcompiler.data import DataSource
@@ -31,8 +27,12 @@ from qcompiler.ir.onnx_import import load
 from qcompiler.ir.plan import PLAN
 from qcompiler.observed import IMPORTED
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes import find_pass
 from qcompiler.pipeline import Pipeline
 from qcompiler.runtime import Session
+from qcompiler.targets import find_target
+from qcompiler.targets.tensorrt.builder import available, build
+from qcompiler.targets.tensorrt.rules import check_rules
 
 PASSES = (
     "raise_qdq,fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize,explicit_padding{depth=2},fuse,"

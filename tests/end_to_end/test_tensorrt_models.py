@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qcompiler.targets.tensorrt.builder import build
-from qcompiler.targets.tensorrt.rules import check_rules
 from quantized import PREPARE, Quantized, quantize
 from small_graphs import MODELS
 
@@ -17,6 +15,8 @@ from qcompiler.ir.onnx_export import to_onnx
 from qcompiler.ir.onnx_import import load
 from qcompiler.metrics import sqnr_db
 from qcompiler.runtime import Session
+from qcompiler.targets.tensorrt.builder import build
+from qcompiler.targets.tensorrt.rules import check_rules
 
 pytestmark = pytest.mark.slow
 

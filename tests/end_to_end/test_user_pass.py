@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qcompiler.passes import find_pass
-from qcompiler.targets import find_target
 from typer.testing import CliRunner
 
 import qcompiler as qc
@@ -19,9 +17,11 @@ from qcompiler.errors import PassError
 from qcompiler.ir.text import to_text
 from qcompiler.options import Options, default_pipeline
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes import find_pass
 from qcompiler.pipeline import Checks, Pipeline
 from qcompiler.probe import Probe
 from qcompiler.runtime import Session
+from qcompiler.targets import find_target
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "balance_channels.py"
 GOOD = f"{EXAMPLE}:BalanceChannels"

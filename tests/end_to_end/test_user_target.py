@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from qcompiler.targets import find_target
 from quantized import Quantized, quantize
 from small_graphs import graph_of, normal
 
@@ -20,6 +19,7 @@ from qcompiler.ir.onnx_import import load
 from qcompiler.plan_check import check_plan
 from qcompiler.regions import REGIONS
 from qcompiler.runtime import Session
+from qcompiler.targets import find_target
 
 NPU = Path(__file__).parents[2] / "docs" / "examples" / "my_npu.toml"
 IMAGE = "(float[batch,3,24,24] x) => (float y)"

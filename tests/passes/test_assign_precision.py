@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from qcompiler.targets import find_target
 from quantized import HEADER, SMALL, Quantized, quantize, target_of
 from small_graphs import graph_of, normal
 
 from qcompiler.errors import ModelError, OptionError
 from qcompiler.metrics import sqnr_db
 from qcompiler.target import Target
+from qcompiler.targets import find_target
 
 TINY = float(np.finfo(np.float32).tiny)
 IMAGE = "(float[batch,4,8,8] x) => (float y)"

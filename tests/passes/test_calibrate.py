@@ -6,10 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qcompiler.passes.calibrate import Calibrate
-from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.fuse import Fuse
-from qcompiler.targets import find_target
 from quantized import quantize
 from small_graphs import graph_of, normal
 
@@ -18,8 +14,12 @@ from qcompiler.errors import DataError, OptionError
 from qcompiler.ir.graph import Graph
 from qcompiler.observed import RANGES, Ranges
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes.calibrate import Calibrate
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.fuse import Fuse
 from qcompiler.pipeline import PassRecord, Pipeline
 from qcompiler.target import EncodingSpec
+from qcompiler.targets import find_target
 
 TEXT = """(float[batch,4,8,8] x) => (float y) {
     c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) t = Transpose<perm=[0,1,3,2]>(r) d = Conv(t, v) e = Elu(d) y = Erf(e)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qcompiler.passes._canonical_spatial import same_pads
-from qcompiler.passes.canonicalize import Canonicalize
 from small_graphs import graph_of, lines, normal, ops_of, ramp, run
 
 from qcompiler.ir.graph import Graph
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes._canonical_spatial import same_pads
+from qcompiler.passes.canonicalize import Canonicalize
 
 IMAGE = "(float[batch,4,6,6] x) => (float y)"
 MATRIX = "(float[batch,8] x) => (float y)"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.explicit_padding import ExplicitPadding
 from quantized import quantize
 from small_graphs import graph_of, lines, normal, ops_of, run
+
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.explicit_padding import ExplicitPadding
 
 IMAGE = "(float[batch,4,8,8] x) => (float y)"
 PAD = "<pads=[1,1,1,1]>"

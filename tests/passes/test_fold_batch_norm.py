@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 from small_graphs import graph_of, lines, near_misses, normal, ops_of, ramp, run
 
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.shapes import infer_shapes
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.fold_batch_norm import FoldBatchNorm
 
 IMAGE = "(float[batch,4,6,6] x) => (float y)"
 MATRIX = "(float[batch,8] x) => (float y)"

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.fold_constants import FoldConstants
 from small_graphs import graph_of, lines, near_misses, normal, ops_of, run
 
 from qcompiler.ir.graph import Graph
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.fold_constants import FoldConstants
 from qcompiler.runtime import Session
 
 I64 = np.int64

@@ -7,17 +7,17 @@ from typing import Any
 
 import golden
 import pytest
-from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.fuse import Fuse
-from qcompiler.targets import find_target
 from quantized import ENCODINGS, HEADER, target_of
 from small_graphs import graph_of, normal
 
 from qcompiler.ir.graph import Graph
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.fuse import Fuse
 from qcompiler.pipeline import PassRecord, Pipeline
 from qcompiler.regions import REGIONS, Region
 from qcompiler.target import Target
+from qcompiler.targets import find_target
 
 IMAGE = "(float[batch,4,8,8] x) => (float y)"
 W = {"w": normal(4, 4, 3, 3), "v": normal(4, 4, 1, 1), "b": normal(4)}

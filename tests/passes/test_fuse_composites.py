@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qcompiler.passes.canonicalize import Canonicalize
-from qcompiler.passes.fuse_composites import FuseComposites
 from small_graphs import graph_of, lines, near_misses, normal, ops_of, ramp, run
 
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_export import to_onnx
 from qcompiler.ir.onnx_import import import_model
 from qcompiler.ir.shapes import infer_shapes
+from qcompiler.passes.canonicalize import Canonicalize
+from qcompiler.passes.fuse_composites import FuseComposites
 
 X = "(float[batch,5,8] x) => (float y)"
 TWO = "(float[batch,5,8] x) => (float y, float z)"

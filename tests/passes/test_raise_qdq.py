@@ -9,9 +9,6 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from qcompiler.passes import find_pass
-from qcompiler.passes.raise_qdq import RaiseQdq
-from qcompiler.targets import find_target
 from small_graphs import graph_of, lines, normal, ops_of
 
 from qcompiler.errors import ModelError
@@ -22,8 +19,11 @@ from qcompiler.ir.onnx_import import import_model
 from qcompiler.ir.plan import PLAN
 from qcompiler.observed import IMPORTED
 from qcompiler.pass_manager import PassContext
+from qcompiler.passes import find_pass
+from qcompiler.passes.raise_qdq import RaiseQdq
 from qcompiler.pipeline import PassRecord, Pipeline
 from qcompiler.runtime import Session
+from qcompiler.targets import find_target
 
 S = np.float32(0.125)
 I8, U8 = np.int8(0), np.uint8(0)

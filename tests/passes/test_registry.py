@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from qcompiler.passes import all_passes, find_pass, pass_names
 
 from qcompiler.errors import OptionError
 from qcompiler.ir.graph import Graph
 from qcompiler.pass_manager import Effect, PassContext
+from qcompiler.passes import all_passes, find_pass, pass_names
 from qcompiler.pipeline import Pipeline
 
 SOURCE = '''

@@ -98,7 +98,7 @@ def test_escapes_everything(nasty_report: dict[str, Any]) -> None:
 def test_without_evaluation_verification_and_artifact(bare_report: dict[str, Any]) -> None:
     page = Page(render_html(bare_report))
     assert "Compiled, not verified" in page.text
-    assert "no files were written" in page.text
+    assert "no artifact of its own was written" in page.text
     assert "of the calibration data" in page.text
     assert "on these very samples" in page.text
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
-from qcompiler.passes import all_passes
-from qcompiler.targets import descriptors, find_target
 from rich.console import Console, RenderableType
 
 from qcompiler import demo
 from qcompiler.ir.onnx_import import load
 from qcompiler.ir.plan import Plan
 from qcompiler.pass_manager import Effect, Pass
+from qcompiler.passes import all_passes
 from qcompiler.report import terminal
+from qcompiler.targets import descriptors, find_target
 
 DOCS = Path(__file__).parents[2] / "docs"
 

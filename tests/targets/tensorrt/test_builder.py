@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from broken_models import BROKEN, IMAGE, Broken
+from qdq_models import FLOAT16, FP8, UINT8, QdqModel
+
 from qcompiler.targets.tensorrt import builder as builder_module
 from qcompiler.targets.tensorrt.builder import (
     DEVICES,
@@ -19,7 +21,6 @@ from qcompiler.targets.tensorrt.builder import (
     available,
     build,
 )
-from qdq_models import FLOAT16, FP8, UINT8, QdqModel
 
 if TYPE_CHECKING:
     from pathlib import Path

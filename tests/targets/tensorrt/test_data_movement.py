@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from broken_models import IMAGE
+from qdq_models import QdqModel
+
 from qcompiler.targets.tensorrt.builder import build
 from qcompiler.targets.tensorrt.rules import check_rules
-from qdq_models import QdqModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from qcompiler.targets import find_target
-from qcompiler.targets.tensorrt.builder import BuildReport, build
-from qcompiler.targets.tensorrt.rules import Violation, check_rules
 from quantized import Quantized, quantize
 from small_graphs import graph_of, normal
 
 from qcompiler.ir.onnx_export import to_onnx
 from qcompiler.ir.plan import PlannedRegion
+from qcompiler.targets import find_target
+from qcompiler.targets.tensorrt.builder import BuildReport, build
+from qcompiler.targets.tensorrt.rules import Violation, check_rules
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from broken_models import BROKEN, IMAGE, Broken
 from onnx import TensorProto, helper
+
 from qcompiler.targets.tensorrt.rules import RULES, check_rules
 
 if TYPE_CHECKING:
