@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class AssignPrecision(Pass):
     """Chooses a row for every region and an encoding for every group, and writes the plan.
 
-    The strategy `uniform` takes the best legal quantized row wherever the target computes on it, extends it through ops
+    The choice is uniform: it takes the best legal quantized row wherever the target computes on it, extends it through ops
     that only pass values on where a consumer asks for that, and leaves the rest float. `prefer` names a row (say `fp8`)
     that is taken before the descriptor's own preference, wherever it is legal.
     """
@@ -42,7 +42,6 @@ class AssignPrecision(Pass):
     requires = (REGIONS, RANGES)
     establishes = (PLAN,)
 
-    strategy: Literal["uniform"] = "uniform"
     prefer: str = ""
     weight_range: Literal["min-max", "mse"] = "mse"
 

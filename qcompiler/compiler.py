@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import resource
 import time
@@ -230,7 +231,7 @@ class _Compilation:
             graph=self.graph,
             source=self.source,
             model_name=self.model_path.name if self.model_path is not None else self.source.name,
-            model_sha256=file_sha256(self.model_path) if self.model_path is not None else "",
+            model_sha256=self._model_sha256 or "",
             float_bytes=self._float_bytes(),
             target=self.target,
             plan=plan,
@@ -247,6 +248,10 @@ class _Compilation:
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
         return Result(report, plan, self.graph, records, self.output, verification, met)
+
+    @functools.cached_property
+    def _model_sha256(self) -> str | None:
+        return file_sha256(self.model_path) if self.model_path is not None else None
 
     def _float_bytes(self) -> int:
         """Bytes of the source model: of its files where there are any, else of its constants."""
@@ -306,7 +311,7 @@ class _Compilation:
             "plan": "given" if self.plan is not None else None,
         }
         inputs = {
-            "model": file_sha256(self.model_path) if self.model_path is not None else None,
+            "model": self._model_sha256,
             "calibration": self.calibration.sha256() if self.calibration is not None else None,
             "evaluation": self.evaluation.sha256() if self.evaluation is not None else None,
             "descriptor": file_sha256(Path(self.target.file)),

@@ -38,15 +38,6 @@ class OutputError(QCompilerError):
     """The output folder cannot be written."""
 
 
-class MissingExtraError(QCompilerError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
-
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f'{purpose} needs {package}, which is not installed: pip install "qcompiler[{extra}]".'
-        )
-
-
 def suggest(word: str, known: Iterable[str]) -> str:
     """Returns "; did you mean 'x'?" or a list of the accepted words, to end an error message with."""
     accepted = sorted(set(known))

@@ -7,7 +7,7 @@ best real consumer that is installed, and compares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,11 @@ class Lowered:
         main: The file or folder that the target's tools take, relative to the artifact's folder.
         size: Bytes of what goes on the device.
         next_step: What the user does with it, a command where there is one.
-        runner: Runs the written artifact on a batch where that is possible here (on what is on disk, not on the graph).
     """
 
     main: str
     size: int
     next_step: str = ""
-    runner: Callable[[Path], Callable[[DataSource], Any]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ Quantization classes: `weighted` (multiply-accumulate with weights), `movement` 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class OpInfo:
         channel_axis: Output-channel axis of the constant at an input slot, as a function of the node and the slot.
         contraction_axis: The axis of that constant that is summed over.
         bounds: Interval that the output cannot leave, whatever the input.
+        keeps_sign: Whether the output is not negative where no data input is.
     """
 
     op: str
@@ -52,6 +54,7 @@ class OpInfo:
     channel_axis: Callable[[Node, int], int | None] = field(default=lambda node, slot: None, repr=False)
     contraction_axis: Callable[[Node, int], int | None] = field(default=lambda node, slot: None, repr=False)
     bounds: Callable[[Node], Bounds] = field(default=lambda node: _UNBOUNDED, repr=False)
+    keeps_sign: bool = False
 
     def role(self, slot: int) -> str:
         """The role of an input slot."""
@@ -202,7 +205,17 @@ def _table() -> dict[str, OpInfo]:
         "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
     )]  # fmt: skip
     rows.append(OpInfo("Pad", "movement", ("data", "shape", "parameter", "shape")))
-    return {row.op: row for row in rows}
+    not_negative = _fixed(0.0, math.inf)
+    table = {row.op: row for row in rows}
+    for op in ("Exp", "Softplus", "ReduceL1", "ReduceL2"):
+        table[op] = dataclasses.replace(table[op], bounds=not_negative)
+    for op in (
+        "Add", "AveragePool", "Concat", "Expand", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Max",
+        "MaxPool", "Min", "Mul", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Split", "Squeeze", "Sum",
+        "Transpose", "Unsqueeze",
+    ):  # fmt: skip
+        table[op] = dataclasses.replace(table[op], keeps_sign=True)
+    return table
 
 
 TABLE = _table()

@@ -4,39 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qcompiler import ops
+
 if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node, Value
-
-_NOT_NEGATIVE = {
-    "Relu",
-    "Sigmoid",
-    "HardSigmoid",
-    "Softmax",
-    "Softplus",
-    "Abs",
-    "Exp",
-    "Sqrt",
-    "ReduceL1",
-    "ReduceL2",
-}
-_KEEP_SIGN = {
-    "Add", "AveragePool", "Concat", "Expand", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Max",
-    "MaxPool", "Min", "Mul", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Split", "Squeeze", "Sum",
-    "Transpose", "Unsqueeze",
-}  # fmt: skip
-_DATA_ONLY = {
-    "Expand",
-    "Gather",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceSum",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Unsqueeze",
-}
 
 
 def not_negative(graph: Graph) -> set[Value]:
@@ -66,14 +38,14 @@ def keeps_sign(node: Node, known: set[Value]) -> bool:
     """Whether a node's outputs cannot be negative, given the values that are known not to be."""
     if node.domain:
         return False
-    if node.op in _NOT_NEGATIVE:
+    row = ops.info(node)
+    if row.bounds(node)[0] >= 0:
         return True
     if node.op == "Clip":
         low = node.input(1)
         return low is not None and low in known
     if node.op == "Pad":
         return all(value is None or value in known for value in (node.input(0), node.input(2)))
-    if node.op not in _KEEP_SIGN:
-        return False
-    operands = node.inputs[:1] if node.op in _DATA_ONLY else node.inputs
-    return all(value is None or value in known for value in operands)
+    return row.keeps_sign and all(
+        value is None or value in known for slot, value in enumerate(node.inputs) if row.role(slot) == "data"
+    )
