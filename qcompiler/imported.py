@@ -30,9 +30,11 @@ _PERMUTING = frozenset(
     {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth"}
 )
 _OTHER_SIGN: Mapping[str, Format] = {
-    entry.name: FORMATS[entry.name.removeprefix("u") if entry.name.startswith("u") else f"u{entry.name}"]
+    entry.name: FORMATS[other]
     for entry in FORMATS.values()
-    if entry.is_integer and entry.bits <= 16
+    if entry.is_integer
+    and entry.bits <= 16
+    and (other := entry.name.removeprefix("u") if entry.name.startswith("u") else f"u{entry.name}") in FORMATS
 }
 
 

@@ -31,7 +31,7 @@ class Format:
         bits: Storage of one element.
         minimum: The lowest code (integer) or finite value (float).
         maximum: The highest.
-        dtype: What an array of codes is stored as in memory; None for tables, whose codes are uint8.
+        dtype: What an array of codes is stored as in memory and in ONNX; uint8 for tables.
     """
 
     name: str
@@ -62,6 +62,11 @@ class Format:
         return 0 if self.is_signed or not self.is_integer else 1 << (self.bits - 1)
 
     @property
+    def fills_carrier(self) -> bool:
+        """Whether every number of `dtype` is a code, so that QuantizeLinear saturates at the format's own ends."""
+        return not self.is_integer or self.bits == min(bits for bits in (4, 8, 16, 32) if bits >= self.bits)
+
+    @property
     def levels(self) -> int:
         """How many codes an integer or table format has."""
         return 1 << self.bits
@@ -90,17 +95,21 @@ FORMATS: Mapping[str, Format] = {
         _integer("uint16", np.uint16, 16, signed=False),
         _integer("int8", np.int8, 8, signed=True),
         _integer("uint8", np.uint8, 8, signed=False),
+        _integer("int6", np.int8, 6, signed=True),
+        _integer("int5", np.int8, 5, signed=True),
         _integer("int4", ml_dtypes.int4, 4, signed=True),
         _integer("uint4", ml_dtypes.uint4, 4, signed=False),
-        _integer("int2", ml_dtypes.int2, 2, signed=True),
-        _integer("uint2", ml_dtypes.uint2, 2, signed=False),
+        _integer("int3", ml_dtypes.int4, 3, signed=True),
+        _integer("int2", ml_dtypes.int4, 2, signed=True),
+        _integer("uint2", ml_dtypes.uint4, 2, signed=False),
         *(
             Format(f"table{bits}", "table", bits, 0, (1 << bits) - 1, np.dtype(np.uint8))
             for bits in (1, 2, 3, 4, 6, 8)
         ),
     )
 }
-"""All formats by name. tableN is a lookup table of 2**N float32 entries."""
+"""All formats by name. tableN is a lookup table of 2**N float32 entries. ONNX opset 21 has integers of 4 and of 8 bits:
+codes of other widths travel in the next wider type."""
 
 FLOAT32 = FORMATS["float32"]
 
@@ -254,10 +263,8 @@ class Encoding:
         if not self.format.is_integer:
             scaled = np.clip(scaled, self.format.minimum, self.format.maximum)
             return np.asarray(scaled, self.format.dtype)
-        assert self.zero_point is not None
-        codes = np.rint(np.where(np.isnan(scaled), 0.0, scaled)) + self._spread(self.zero_point, x)
-        integers = np.clip(codes, self.least_code, self.format.maximum).astype(np.int32)
-        return np.asarray(integers, self.format.dtype)
+        integers = self._rounded(scaled, x) + self._zero(x)
+        return np.asarray(integers.astype(np.int32), self.format.dtype)
 
     def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """The real numbers that codes stand for, float32."""
@@ -275,7 +282,31 @@ class Encoding:
 
     def fake_quantize(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """The values of x after a round trip through its codes."""
-        return self.dequantize(self.quantize(x))
+        if not self.format.is_integer or self.scale is None:
+            return self.dequantize(self.quantize(x))
+        x = np.asarray(x, np.float32)
+        scale = self._spread(self.scale, x)
+        with np.errstate(over="ignore"):
+            codes = self._rounded(x / scale, x)
+        result: NDArray[np.float32] = np.multiply(codes, scale, dtype=np.float32)
+        return result
+
+    def _rounded(self, scaled: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+        """Codes less their zero points, in a float type that holds them exactly."""
+        zero = self._zero(x)
+        if np.isnan(scaled).any():
+            scaled = np.where(np.isnan(scaled), np.float32(0), scaled)
+        codes = np.rint(scaled)
+        if self.format.bits > 16:
+            codes = codes.astype(np.float64)
+        clipped: NDArray[Any] = np.clip(codes, self.least_code - zero, self.format.maximum - zero)
+        return clipped
+
+    def _zero(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Zero points in a float type that holds all sums of codes: below 2**24 single precision is exact."""
+        assert self.zero_point is not None
+        exact = np.float32 if self.format.bits <= 16 else np.float64
+        return self._spread(self.zero_point, x).astype(exact)
 
     def _spread(self, parameter: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
         """A parameter in a shape that broadcasts against x."""
