@@ -6,7 +6,6 @@ values that they read. Choosing is the business of the pass `assign_precision`; 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +14,7 @@ from qcompiler import ops
 from qcompiler.ir.node import Use, Value
 from qcompiler.ir.plan import Refusal
 from qcompiler.predicates import refusal
+from qcompiler.sources import value_source
 from qcompiler.target import EncodingSpec, Row
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ def operand_refusal(region: Region, operand: str, value: Value, spec: EncodingSp
         return f"holds {value.dtype}, which is not quantized"
     if spec.derived and not value.is_constant:
         return "is computed at run time; a derived scale needs a constant"
+    if not spec.numeric.fills_carrier and not value.is_constant:
+        return f"is computed at run time; ONNX has no {spec.format} to quantize it to, which is for constants"
     if spec.granularity == "per-tensor" or spec.derived:
         return None
     if not value.is_constant:
@@ -187,29 +189,3 @@ def use_value(use: Use) -> Value:
     value = inputs[use.slot] if use.slot < len(inputs) else captures[use.slot - len(inputs)]
     assert value is not None, f"input {use.slot} of {use.node.name} is left out"
     return value
-
-
-def value_source(value: Value) -> Value:
-    """Where a value's elements come from: the first value before ops that only rearrange them, so that its range is theirs.
-
-    Ops that leave elements out (Slice, Gather) or bring some in (Pad) are not looked through, which shows in the number of
-    elements.
-    """
-    while value.producer is not None and ops.info(value.producer).kind == "movement":
-        first = value.producer.input(0)
-        if first is None or first.is_constant:
-            break
-        count = _elements(value)
-        if count is None or _elements(first) != count:
-            break
-        value = first
-    return value
-
-
-def _elements(value: Value) -> tuple[int, tuple[str, ...]] | None:
-    """The number of elements: the product of the known dimensions, and the symbols of the others; None where unknown."""
-    dims = value.shape
-    if dims is None or None in dims:
-        return None
-    known = math.prod(dim for dim in dims if isinstance(dim, int))
-    return known, tuple(sorted(dim for dim in dims if isinstance(dim, str)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,7 +42,7 @@ def load_target(file: Path, device: str = "", resolve: Resolve | None = None) ->
         raise reader.fail(
             "schema", f"{table['schema']!r} is not accepted; this qcompiler reads schema {_SCHEMA}"
         )
-    target = reader.read(Target, table)
+    target = reader.read(Target, _rows_expanded(table))
     _Checker(target, reader).check()
     chosen = device or target.default_device
     if device and device not in target.device:
@@ -91,6 +93,41 @@ def _merged(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
             *(replaced.get(kernel.get("name"), kernel) for kernel in inherited),
         ]
     return merged
+
+
+def _rows_expanded(table: dict[str, Any]) -> dict[str, Any]:
+    """The table with every row that lists several encodings for an operand replaced by one row per combination.
+
+    The last operand varies fastest. `{x}` in the row's name is the encoding of operand x.
+    """
+    kernels = table.get("kernel", [])
+    if not _are_tables(kernels):
+        return table
+    expanded = []
+    for kernel in kernels:
+        rows = kernel.get("row", [])
+        mine = [item for row in rows for item in _combinations(row)] if _are_tables(rows) else rows
+        expanded.append({**kernel, "row": mine} if "row" in kernel else kernel)
+    return {**table, "kernel": expanded}
+
+
+def _combinations(row: dict[str, Any]) -> list[dict[str, Any]]:
+    operands = row.get("operands")
+    if not isinstance(operands, dict) or not any(isinstance(given, list) for given in operands.values()):
+        return [row]
+    listed = [given if isinstance(given, list) else [given] for given in operands.values()]
+    made = []
+    for chosen in itertools.product(*listed):
+        mine = dict(zip(operands, chosen, strict=True))
+        name = row.get("name")
+        if isinstance(name, str):
+            name = re.sub(r"\{(\w+)\}", _naming(mine), name)
+        made.append({**row, "name": name, "operands": mine})
+    return made
+
+
+def _naming(operands: Mapping[str, Any]) -> Callable[[re.Match[str]], str]:
+    return lambda found: str(operands.get(found[1], found[0]))
 
 
 def _are_tables(given: Any) -> bool:

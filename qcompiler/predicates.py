@@ -19,6 +19,7 @@ import numpy as np
 
 from qcompiler import ops
 from qcompiler.ir.text import shape_text
+from qcompiler.sources import value_source
 
 if TYPE_CHECKING:
     from qcompiler.ir.node import Dim, Value
@@ -244,6 +245,18 @@ def _elements(match: Match, operand: str, maximum: int | None = None, minimum: i
         return f"the size of {operand} ({value.name}) is not known at compile time"
     count = math.prod(dim for dim in dims if isinstance(dim, int))
     return _size(count, f"the number of elements of {operand}", minimum, maximum, 1)
+
+
+@predicate("not-graph-input")
+def _not_graph_input(match: Match, operand: str) -> str | None:
+    """The operand is computed by the graph: it is none of the model's inputs, moved or not."""
+    value = _operand(match, operand)
+    source = value_source(value) if value is not None and not value.is_constant else None
+    return (
+        f"{operand} ({source.name}) is an input of the model"
+        if source is not None and source.is_input
+        else None
+    )
 
 
 @predicate("same-shape")

@@ -99,7 +99,8 @@ class Row:
 
     Attributes:
         name: Unique in the kernel.
-        operands: Operand name to an entry of [encoding], or "float"; operands left out are float (if of float type).
+        operands: Operand name to an entry of [encoding], or "float"; operands left out are float (if of float type). In the
+            file, a list of entries stands for one row each, of all combinations, with `{operand}` in the name replaced.
         output: Encodings that the result can be stored in, the preferred one first.
         same: Operands (or "output") that share one encoding.
         limits: Conditions beyond the kernel's: a predicate (`check`, see `qcompiler.predicates`), its parameters, and perhaps

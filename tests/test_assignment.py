@@ -14,7 +14,7 @@ from quantized import ENCODINGS, HEADER, SMALL, Quantized, quantize, target_of
 from small_graphs import graph_of, normal
 from strategies import feeds, networks
 
-from qcompiler.assignment import Problem, demands, value_source
+from qcompiler.assignment import Problem, demands
 from qcompiler.ir.encoding import Encoding
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_export import to_onnx
@@ -24,6 +24,7 @@ from qcompiler.passes import find_pass
 from qcompiler.pipeline import Pipeline
 from qcompiler.plan_check import check_plan
 from qcompiler.regions import REGIONS
+from qcompiler.sources import value_source
 from qcompiler.target import Target
 from qcompiler.targets import find_target
 

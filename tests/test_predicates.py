@@ -22,6 +22,8 @@ TEXTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "variable": (CONV, "(float[batch,4,9,9] x, float[6,4,a,b] w) => (float y) { y = Conv(x, w) }", {}),
     "broken": (CONV, f"{IMAGE} {{ y = Conv(x, w) }}", {"w": np.full((6, 4, 1, 1), np.nan, np.float32)}),
     "gemm": ("Gemm(x, w, b?)", "(float[batch,12] x) => (float y) { y = Gemm<transB=1>(x, w) }", {"w": normal(5, 12)}),
+    "moved": (CONV, f"{IMAGE} {{ m = Transpose<perm=[0,1,3,2]>(x) y = Conv(m, w) }}", {"w": normal(6, 4, 1, 1)}),
+    "later": (CONV, f"{IMAGE} {{ m = Tanh(x) y = Conv(m, w) }}", {"w": normal(6, 4, 1, 1)}),
     "integers": ("Flatten(x)", "(int64[batch,12] x) => (int64 y) { y = Flatten(x) }", {}),
     "pad": ("Pad(x, pads, value?)", "(float[batch,12] x) => (float y) { y = Pad(x, p, v) }", {"p": np.array([0, 1, 0, 1]), "v": np.float32(2)}),
     "pad 0": ("Pad(x, pads, value?)", "(float[batch,12] x) => (float y) { y = Pad(x, p, v) }", {"p": np.array([0, 1, 0, 1]), "v": np.float32(0)}),
@@ -47,6 +49,8 @@ HOLDS: list[tuple[str, dict[str, Any]]] = [
     ("plain", {"check": "constant", "operand": "w"}),
     ("residual", {"check": "constant", "operand": "b"}),
     ("plain", {"check": "variable", "operand": "x"}),
+    ("later", {"check": "not-graph-input", "operand": "x"}),
+    ("plain", {"check": "not-graph-input", "operand": "w"}),
     ("plain", {"check": "absent", "operand": "z"}),
     ("plain", {"check": "float-type", "operand": "x"}),
     ("plain", {"check": "rank", "operand": "x", "accepted": [3, 4]}),
@@ -106,6 +110,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("softmax", {"check": "last-axis"}, "axis 1 of Softmax is not the last of 3"),
     ("broken", {"check": "finite", "operand": "w"}, "w (w) holds NaN or infinite elements"),
     ("pad", {"check": "zero", "operand": "value"}, "value (v) is not zero"),
+    ("moved", {"check": "not-graph-input", "operand": "x"}, "x (x) is an input of the model"),
 ]  # fmt: skip
 
 
