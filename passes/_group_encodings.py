@@ -7,22 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.assignment import use_value, value_source
+from qcompiler.assignment import use_value
 from qcompiler.errors import ModelError
+from qcompiler.groups import Group
 from qcompiler.ir.encoding import MIN_SCALE, Encoding, block_range, channel_range
 from qcompiler.ir.plan import PlannedGroup, UsePoint
+from qcompiler.sources import value_source
 from qcompiler.weight_ranges import least_error_range
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from qcompiler.assignment import Problem
-    from qcompiler.groups import Group
+    from qcompiler.forms import Form
     from qcompiler.imported import Imported
+    from qcompiler.ir.encoding import Format
     from qcompiler.ir.node import Use, Value
     from qcompiler.observed import Ranges
 
-_LARGEST_BIAS = 1 << 30  # in codes: half of what int32 holds, so that later corrections and sums fit too
+LARGEST_BIAS = 1 << 30  # in codes: half of what int32 holds, so that later corrections and sums fit too
 _EXACT_BIAS = 1 << 24  # as many codes as float32 tells apart
 
 
@@ -66,6 +71,17 @@ class GroupEncoder:
             )
         return [planned[id(group)] for group in groups]
 
+    def of_form(self, form: Form, uses: tuple[Use, ...]) -> Encoding:
+        """The encoding that a form would have if it were a group of its own.
+
+        Raises:
+            ModelError: A constant has an element that is not finite.
+            DataError: A range is needed that was not observed.
+        """
+        _check_finite(form.value)
+        group = Group(form.spec, form.axis, uses=list(uses), values=[form.value])
+        return self._chosen(group, self.imported.fitting(group)[0])[0]
+
     def _name(self, hint: str) -> str:
         name, number = hint, 1
         while name in self.names:
@@ -98,16 +114,9 @@ class GroupEncoder:
 
     def _derived(self, group: Group) -> tuple[Encoding, str]:
         factors = [self.of_use[use] for use in group.derived]
-        scale = np.prod(
-            np.broadcast_arrays(*(np.asarray(item.scale, np.float64) for item in factors)), axis=0
-        )
-        scale = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
         shape = np.asarray(group.values[0].data).shape
-        axis = int(np.argmax(shape)) if scale.ndim and shape else None
-        if axis is not None and shape[axis] % len(scale) == 0:
-            scale = np.tile(scale, shape[axis] // len(scale))  # groups of channels that share their scales
         names = " x ".join(group.spec.derived)
-        return Encoding(group.spec.numeric, scale, np.zeros(scale.shape, np.int32), axis), f"scale of {names}"
+        return product_encoding(group.spec.numeric, factors, shape), f"scale of {names}"
 
     def _weight(self, group: Group, constants: list[Value]) -> tuple[Encoding, str]:
         spec = group.spec
@@ -145,7 +154,7 @@ class GroupEncoder:
                 least = np.maximum(least, largest / factor)
         scale = np.where(
             used | (least == 0),
-            np.maximum(encoding.scale, least / _LARGEST_BIAS),
+            np.maximum(encoding.scale, least / LARGEST_BIAS),
             np.maximum(least / _EXACT_BIAS, MIN_SCALE),
         )
         return dataclasses.replace(encoding, scale=scale.astype(np.float32))
@@ -185,6 +194,16 @@ class GroupEncoder:
             group.spec.numeric, low, high, symmetric=group.spec.symmetric, narrow=group.spec.narrow
         )
         return encoding, f"{how}: {low:.4g}..{high:.4g}"
+
+
+def product_encoding(numeric: Format, factors: Sequence[Encoding], shape: tuple[int, ...]) -> Encoding:
+    """The encoding whose scale is the product of others': of a bias, of that shape."""
+    scale = np.prod(np.broadcast_arrays(*(np.asarray(item.scale, np.float64) for item in factors)), axis=0)
+    scale = np.maximum(scale, MIN_SCALE).astype(np.float32)
+    axis = int(np.argmax(shape)) if scale.ndim and shape else None
+    if axis is not None and shape[axis] % len(scale) == 0:
+        scale = np.tile(scale, shape[axis] // len(scale))  # groups of channels that share their scales
+    return Encoding(numeric, scale, np.zeros(scale.shape, np.int32), axis)
 
 
 def _turn(group: Group) -> int:
