@@ -33,8 +33,8 @@ class AssignPrecision(Pass):
     """Chooses a row for every region and an encoding for every group, and writes the plan.
 
     The choice is uniform: it takes the best legal quantized row wherever the target computes on it, extends it through ops
-    that only pass values on where a consumer asks for that, and leaves the rest float. `prefer` names a row (say `fp8`)
-    that is taken before the descriptor's own preference, wherever it is legal.
+    that only pass values on where a consumer asks for that, and leaves the rest float. `prefer` names rows (say `fp8`)
+    that are taken before the descriptor's own preference, the first legal one of them.
     """
 
     name = "assign_precision"
@@ -42,7 +42,7 @@ class AssignPrecision(Pass):
     requires = (REGIONS, RANGES)
     establishes = (PLAN,)
 
-    prefer: str = ""
+    prefer: tuple[str, ...] = ()
     weight_range: Literal["min-max", "mse"] = "mse"
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
@@ -61,10 +61,11 @@ class AssignPrecision(Pass):
             plan = context.plan
         else:
             rows = {row.name for kernel in context.target.kernel for row in kernel.row}
-            if self.prefer and self.prefer not in rows:
-                raise OptionError(
-                    f"The target {context.target.name} has no kernel row {self.prefer!r} to prefer{suggest(self.prefer, rows)}"
-                )
+            for name in self.prefer:
+                if name not in rows:
+                    raise OptionError(
+                        f"The target {context.target.name} has no kernel row {name!r} to prefer{suggest(name, rows)}"
+                    )
             choice = uniform_choice(problem, self.prefer)
             plan = _make_plan(problem, choice, graph, context, self, result)
         graph.facts[PLAN] = plan
@@ -73,7 +74,7 @@ class AssignPrecision(Pass):
         return result
 
 
-def uniform_choice(problem: Problem, prefer: str = "") -> dict[str, Row | None]:
+def uniform_choice(problem: Problem, prefer: tuple[str, ...] = ()) -> dict[str, Row | None]:
     """The best legal quantized row of every region whose kernel is always quantized, then of those that feed them.
 
     Regions of kernels that are quantized "when-consumed" follow their consumers, from the graph's end to its start.
@@ -158,10 +159,11 @@ def _row_asking(
     return None
 
 
-def _preferred_rows(problem: Problem, region: Region, prefer: str) -> list[Row]:
-    """The legal quantized rows: the one asked for first, otherwise in the descriptor's order."""
+def _preferred_rows(problem: Problem, region: Region, prefer: Sequence[str]) -> list[Row]:
+    """The legal quantized rows: those asked for first, in that order, then the others in the descriptor's."""
     legal = [row for row in problem.legal_rows(region) if problem.target.is_quantized(row)]
-    return sorted(legal, key=lambda row: row.name != prefer)
+    place = {name: index for index, name in enumerate(prefer)}
+    return sorted(legal, key=lambda row: place.get(row.name, len(place)))
 
 
 def _float_row(problem: Problem, region: Region) -> Row | None:

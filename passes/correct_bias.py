@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qcompiler import ops
-from qcompiler.assignment import value_source
 from qcompiler.ir.plan import PLAN
 from qcompiler.observed import RANGES
 from qcompiler.pass_manager import Effect, Pass, PassContext, PassResult
+from qcompiler.sources import value_source
 
 if TYPE_CHECKING:
-    from qcompiler.ir.encoding import Encoding
+    from numpy.typing import NDArray
+
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node
     from qcompiler.ir.plan import Plan
@@ -52,8 +53,14 @@ class CorrectBias(Pass):
                 continue
             # A new bias would have no encoding in the plan, which a row of derived biases asks for.
             correctable = node.name not in derives if bias is None else bias.is_constant
-            if correctable and context.allow(f"{self.name} at {node.name}"):
-                _correct(graph, node, encoding, mean)
+            if not correctable:
+                continue
+            data = np.asarray(weight.data, np.float32)
+            lost = ops.channel_sums(node, data - encoding.fake_quantize(data))
+            if lost.any() and context.allow(
+                f"{self.name} at {node.name}"
+            ):  # weights on their grid lose nothing
+                _correct(graph, node, mean * lost)
                 result.count("corrected biases")
         return result
 
@@ -69,11 +76,8 @@ def _derives_biases(plan: Plan, target: Target | None) -> set[str]:
     return {node for region in plan.regions if (region.kernel, region.row) in rows for node in region.nodes}
 
 
-def _correct(graph: Graph, node: Node, encoding: Encoding, mean: float) -> None:
-    weight, bias = node.inputs[1], node.input(2)
-    assert weight is not None
-    data = np.asarray(weight.data, np.float32)
-    lost = ops.channel_sums(node, data - encoding.fake_quantize(data))
+def _correct(graph: Graph, node: Node, shift: NDArray[np.float64]) -> None:
+    bias = node.input(2)
     old = 0.0 if bias is None or bias.data is None else np.asarray(bias.data, np.float64)
     hint = f"{node.name}.bias" if bias is None else f"{bias.name}.corrected"
-    graph.set_input(node, 2, graph.add_constant(hint, (old + mean * lost).astype(np.float32)))
+    graph.set_input(node, 2, graph.add_constant(hint, (old + shift).astype(np.float32)))

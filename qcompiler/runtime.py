@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -44,7 +44,7 @@ class Session:
         graph: Graph,
         outputs: Iterable[str] | None = None,
         *,
-        optimize: bool = True,
+        optimize: bool | Literal["floats"] = True,
         threads: int | None = None,
     ) -> None:
         """Prepares the graph.
@@ -53,7 +53,8 @@ class Session:
             graph: The graph.
             outputs: Names of the values to compute, intermediate ones (taps) included; None for the graph's outputs.
                 What they do not depend on is not run.
-            optimize: Whether onnxruntime may rewrite the graph; off where quantized numerics are the point.
+            optimize: Whether onnxruntime may rewrite the graph; off where quantized numerics are the point. "floats": all but
+                QuantizeLinear and DequantizeLinear, which then mean what they say.
             threads: How many threads one operator may use; None for one per core.
 
         Raises:
@@ -66,6 +67,8 @@ class Session:
         options.log_severity_level = _SILENT
         level = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        if optimize == "floats":
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         # Taps run when what they read is fresh, which keeps it in the cache and frees it soon.
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         if threads is not None:

@@ -143,7 +143,7 @@ def quantize(
     later = Pipeline.parse(",".join(filter(None, (decide, write))), find_pass)
     if prefer:
         chosen = next(entry for entry in later if entry.name == "assign_precision")
-        later = later.replace("assign_precision", dataclasses.replace(chosen, prefer=prefer))
+        later = later.replace("assign_precision", dataclasses.replace(chosen, prefer=(prefer,)))
     records += later.run(graph, context)
     graph.verify()
     batch = next(iter(source.batches(min(source.count, 16))))

@@ -1,0 +1,347 @@
+"""One layer after the other: watches what goes into it, in the float and in the quantized network, and replaces its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from qcompiler import ops
+from qcompiler.ir.encoding import MIN_SCALE
+from qcompiler.layer_rows import Layer
+from qcompiler.moments import Moments
+from qcompiler.passes._group_encodings import LARGEST_BIAS, product_encoding
+from qcompiler.passes._joint_ranges import search_range
+from qcompiler.passes._quantized_twin import QuantizedTwin, set_layer
+from qcompiler.rounding import Grid, Quadratic, damped, retargeted, round_codes
+from qcompiler.stepping import Stepper
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qcompiler.data import DataSource
+    from qcompiler.ir.encoding import Encoding
+    from qcompiler.ir.graph import Graph
+    from qcompiler.ir.node import Value
+    from qcompiler.ir.plan import Plan, PlannedGroup
+
+_BATCH_BYTES = 32 << 20  # of the largest activation in one run
+_SEARCH_ROWS = 2048
+_MOST_INPUTS = 6144  # of a layer: its Gram matrix takes 8 * inputs^2 bytes, several times over
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `RoundWeights`.
+
+    Attributes:
+        rows: Rows per layer, at least.
+        depth: Rows per input of a layer, at least.
+        sweeps: Of coordinate descent.
+        damping: Towards the float weights.
+        memory: Bytes of activations to keep.
+        search_ranges: Whether ranges of activations are chosen anew.
+        fixed: Whether scales of weights have to stay.
+    """
+
+    rows: int
+    depth: int
+    sweeps: int
+    damping: float
+    memory: int
+    search_ranges: bool
+    fixed: bool
+
+
+def refinable(
+    graph: Graph, plan: Plan, imported: Mapping[str, Encoding], bits: int
+) -> tuple[list[Layer], list[tuple[str, str]]]:
+    """The layers whose weights can be rounded, in graph order, and the other quantized ones with the reason."""
+    layers, left = [], []
+    groups = plan.group_of_use()
+    for node in graph.topological():
+        group = groups.get((node.name, 1))
+        if group is None or ops.info(node).kind != "weighted":
+            continue
+        layer = Layer.of(node)
+        reason = _unfit(group, layer, imported, bits) if node.input(1).is_constant else "computed at run time"  # type: ignore[union-attr]
+        if reason:
+            left.append((node.name, reason))
+        elif layer is not None:
+            layers.append(layer)
+    return layers, left
+
+
+def _unfit(group: PlannedGroup, layer: Layer | None, imported: Mapping[str, Encoding], bits: int) -> str:
+    encoding = group.encoding
+    if layer is None:
+        return "this form of operator has no rounding"
+    if not encoding.format.is_integer or encoding.scale is None:
+        return f"{encoding.format.name} has no integer codes"
+    if encoding.format.bits > bits:
+        return f"{encoding.format.bits} bits are enough"
+    if len(group.uses) > 1:
+        return f"{len(group.uses)} layers share them"
+    if group.uses[0].value in imported:
+        return "they came quantized with the model"
+    if encoding.axis is not None and encoding.block is None and encoding.axis != layer.channel_axis:
+        return f"their scales lie along axis {encoding.axis}"
+    if layer.inputs > _MOST_INPUTS:
+        return f"{layer.inputs} inputs are too many for a Gram matrix"
+    return ""
+
+
+class _Shortcut(NamedTuple):
+    """An addition that is all that reads a layer's output, and the input slot of the other summand."""
+
+    total: Value
+    node: str
+    slot: int
+
+
+class Refinement:
+    """The float network and its quantized twin, run in step.
+
+    Attributes:
+        encodings: What became of the plan's groups, by name.
+        searched: How many activation ranges were chosen anew.
+        left: Layers that kept their weights, with the reason.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, source: DataSource, settings: Settings) -> None:
+        self.graph = graph
+        self.settings = settings
+        self.source = source
+        self.groups = plan.group_of_use()
+        self.twin = QuantizedTwin(graph, plan)
+        self.encodings: dict[str, Encoding] = {}
+        self.left: list[tuple[str, str]] = []
+        self.searched = 0
+        batch = _batch(graph, source)
+        half = settings.memory // 2
+        self._float = Stepper(graph.copy(), source, batch=batch, budget=half)
+        self._quantized = Stepper(self.twin.graph, source, batch=batch, budget=half)
+        self._settled: set[str] = set()
+
+    def refine(self, layer: Layer) -> None:
+        """Chooses a layer's weights, scales and bias, and the range of its input if no layer before has read it."""
+        node = layer.node
+        weight, group, activation = node.input(1), self.groups[node.name, 1], self.groups.get((node.name, 0))
+        assert weight is not None
+        assert weight.data is not None
+        weights = layer.matrix(np.asarray(weight.data))
+        batches = list(self._watch(layer))
+        if activation is not None:
+            self._settle(activation, layer, weights, batches)
+        encoding = self._encoding(activation) if activation is not None else None
+        moments = Moments(weights)
+        for batch in batches:
+            x = batch.x if encoding is None else encoding.fake_quantize(batch.x)
+            moments.add(layer.input_rows(x, batch.shape, batch.chosen), batch.wanted)
+        self._replace(layer, group, weights, moments)
+
+    # -- watching -----------------------------------------------------------------------------------------
+
+    def _watch(self, layer: Layer) -> Iterator[_Batch]:
+        node = layer.node
+        shortcut = _shortcut(node.output)
+        out = node.output if shortcut is None else shortcut.total
+        x = self.twin.unquantized(node.name, 0)
+        other = None
+        if shortcut is not None:
+            other = self.twin.graph.node(shortcut.node).input(shortcut.slot)
+        wanted = [self._float.graph.value(out.name)]
+        given = [x, *([other] if other is not None else [])]
+        random = np.random.default_rng(0)
+        bias = self._bias(layer)
+        for targets, inputs in zip(self._float.step(wanted), self._quantized.step(given), strict=True):
+            y = targets[out.name]
+            chosen = self._positions(layer, y.shape, random)
+            rows = layer.output_rows(y, chosen)
+            if other is not None:
+                rows = rows - layer.output_rows(inputs[other.name], chosen)
+            yield _Batch(inputs[x.name], y.shape, chosen, rows - bias)
+
+    def _positions(
+        self, layer: Layer, shape: tuple[int, ...], random: np.random.Generator
+    ) -> NDArray[np.intp]:
+        """Which of its output positions each sample contributes."""
+        samples = shape[0] if layer.node.op == "Conv" or len(shape) > 1 else 1
+        count = layer.positions(shape)
+        rows = max(self.settings.rows, self.settings.depth * layer.inputs)
+        each = min(-(-rows // max(self.source.count, 1)), count)
+        if each == count:
+            return np.tile(np.arange(count), (samples, 1))
+        # A random start and an even step: no two positions coincide, and none is likelier than another.
+        starts = random.integers(0, count, (samples, 1))
+        steps = np.arange(each) * count // each
+        return (starts + steps) % count
+
+    def _bias(self, layer: Layer) -> NDArray[np.float32]:
+        bias = layer.node.input(2)
+        if bias is None or bias.data is None:
+            return np.zeros((layer.groups, 1, layer.outputs), np.float32)
+        return np.broadcast_to(
+            np.asarray(bias.data, np.float32).reshape(-1), layer.groups * layer.outputs
+        ).reshape(layer.groups, 1, layer.outputs)
+
+    # -- activations --------------------------------------------------------------------------------------
+
+    def _encoding(self, group: PlannedGroup) -> Encoding:
+        return self.encodings.get(group.name, group.encoding)
+
+    def _settle(
+        self, group: PlannedGroup, layer: Layer, weights: NDArray[np.float64], batches: list[_Batch]
+    ) -> None:
+        """Searches the range of a group when its first layer is refined; later ones take it as it is."""
+        if group.name in self._settled:
+            return
+        self._settled.add(group.name)
+        integer = group.encoding.format.is_integer
+        if (
+            not self.settings.search_ranges
+            or group.relation != "free"
+            or not integer
+            or group.reason.startswith("kept")
+        ):
+            return
+        each = max(_SEARCH_ROWS // max(sum(len(batch.chosen) for batch in batches), 1), 1)
+        x, wanted = [], []
+        for batch in batches:
+            step = max(batch.chosen.shape[1] // each, 1)
+            chosen = batch.chosen[:, ::step]
+            x.append(layer.input_rows(batch.x, batch.shape, chosen))
+            rows = batch.wanted.reshape(layer.groups, *batch.chosen.shape, layer.outputs)[:, :, ::step]
+            wanted.append(rows.reshape(layer.groups, -1, layer.outputs))
+        found = search_range(
+            np.concatenate(x, axis=1), np.concatenate(wanted, axis=1), weights, group.encoding
+        )
+        self.searched += 1
+        self.encodings[group.name] = found
+        self.twin.retune(group, found)
+
+    # -- weights ------------------------------------------------------------------------------------------
+
+    def _replace(
+        self, layer: Layer, group: PlannedGroup, weights: NDArray[np.float64], moments: Moments
+    ) -> None:
+        node, settings = layer.node, self.settings
+        derived = self.groups.get((node.name, 2))
+        free_bias = ops.info(node).role(2) == "bias" and len(ops.info(node).roles) == 3
+        free_bias = free_bias and (node.input(2) is None or node.input(2).is_constant)  # type: ignore[union-attr]
+        if node.input(2) is None and self._derives(layer):
+            free_bias = False
+        gram = moments.gram(centred=free_bias)
+        wanted = retargeted(weights, gram, moments.cross(centred=free_bias), 2 * settings.damping)
+        grid = _grid(group.encoding, layer)
+        codes, scale = round_codes(
+            Quadratic(wanted, damped(gram, settings.damping)),
+            grid,
+            sweeps=settings.sweeps,
+            fixed=settings.fixed,
+        )
+        scale = np.maximum(scale, MIN_SCALE).astype(np.float32).astype(np.float64)
+        real = layer.tensor(codes * scale, np.asarray(node.inputs[1].data))  # type: ignore[union-attr]
+        bias = None
+        if free_bias:
+            shift = moments.mean_error - ((layer.matrix(real) - weights) * moments.mean[:, None, :]).sum(
+                axis=2
+            )
+            bias = (self._bias(layer)[:, 0] + shift).reshape(-1).astype(np.float32)
+        encoding = _with_scale(group.encoding, scale)
+        if derived is not None and not settings.fixed:
+            data = bias if bias is not None else np.asarray(node.inputs[2].data)  # type: ignore[union-attr]
+            factors = [self._encoding(self.groups[node.name, 0]), encoding]
+            product = product_encoding(derived.encoding.format, factors, data.shape)
+            if (np.abs(data) > LARGEST_BIAS * np.asarray(product.scale, np.float64)).any():
+                self.left.append((node.name, "finer scales would overflow its bias"))
+                return
+            self.encodings[derived.name] = product
+        self.encodings[group.name] = encoding
+        set_layer(self.graph, node, real, bias)
+        self.twin.set_layer(node.name, real, bias)
+
+    def _derives(self, layer: Layer) -> bool:
+        """Whether biases of this kind are integers by the plan, so that none can be added behind its back."""
+        return any(group.relation == "derived" for group in self.groups.values())
+
+
+class _Batch(NamedTuple):
+    """What was watched of a layer in one batch.
+
+    Attributes:
+        x: Its input in the quantized network, not yet quantized itself.
+        shape: Its output's shape.
+        chosen: Output positions drawn, [samples, n].
+        wanted: The outputs wanted there, without bias, [groups, samples * n, outputs].
+    """
+
+    x: NDArray[np.float32]
+    shape: tuple[int, ...]
+    chosen: NDArray[np.intp]
+    wanted: NDArray[np.float32]
+
+
+def _shortcut(out: Value) -> _Shortcut | None:
+    uses = list(out.uses)
+    if len(uses) != 1 or out.is_output or uses[0].node.op != "Add" or len(uses[0].node.inputs) != 2:
+        return None
+    node, slot = uses[0]
+    other = node.input(1 - slot)
+    alike = other is not None and not other.is_constant and other.shape == out.shape and other is not out
+    return _Shortcut(node.output, node.name, 1 - slot) if alike else None
+
+
+def _batch(graph: Graph, source: DataSource) -> int:
+    """Samples per run, so that the largest activation stays within bounds."""
+    sizes = [1]
+    for value in graph.values:
+        dims: Iterable[object] = () if value.is_constant or value.shape is None else value.shape[1:]
+        sizes.append(int(np.prod([dim for dim in dims if isinstance(dim, int)], dtype=np.int64)))
+    return int(np.clip(_BATCH_BYTES // (4 * max(sizes)), 1, min(64, source.count)))
+
+
+def _grid(encoding: Encoding, layer: Layer) -> Grid:
+    """The grid of an encoding in the layer's matrix form."""
+    assert encoding.scale is not None
+    assert encoding.zero_point is not None
+    weight = layer.node.inputs[1]
+    assert weight is not None
+    assert weight.data is not None
+    least, most = encoding.least_code, int(encoding.format.maximum)
+    if encoding.axis is None:
+        shape = (1, 1, 1)
+        return Grid(
+            encoding.scale.astype(np.float64).reshape(shape),
+            encoding.zero_point.astype(np.float64).reshape(shape),
+            least,
+            most,
+        )
+    if encoding.block is None:
+        shape = (layer.groups, layer.outputs, 1)
+        return Grid(
+            encoding.scale.astype(np.float64).reshape(shape),
+            encoding.zero_point.astype(np.float64).reshape(shape),
+            least,
+            most,
+        )
+    ones = np.ones(weight.data.shape, np.int32)
+    scale = layer.matrix(
+        dataclasses.replace(encoding, zero_point=np.zeros_like(encoding.zero_point)).dequantize(ones)
+    )
+    zero = layer.matrix(
+        np.repeat(encoding.zero_point, encoding.block, encoding.axis).take(
+            range(weight.data.shape[encoding.axis]), encoding.axis
+        )
+    )
+    return Grid(scale, zero, least, most)
+
+
+def _with_scale(encoding: Encoding, scale: NDArray[np.float64]) -> Encoding:
+    if encoding.block is not None:
+        return encoding
+    assert encoding.scale is not None
+    return dataclasses.replace(encoding, scale=scale.reshape(encoding.scale.shape).astype(np.float32))

@@ -1,0 +1,199 @@
+"""Rounding weights to integer codes so that a layer's outputs, not its weights, change least.
+
+The outputs of a linear layer over inputs x are W x + b. With H the mean of (x - m)(x - m)^T over the calibration rows, m
+their mean, and t the output wanted, the squared output error is, up to a constant and with the best bias,
+
+    tr((V - U) H (V - U)^T),    U = W + C H^-1,    C = mean of (t - W x)(x - m)^T
+
+for quantized weights V: U is the least-squares solution for the inputs that the layer really gets. V is found by
+coordinate descent on its codes: with all others fixed, the best code of weight k is the one nearest to
+V_k + ((U - V) H)_k / H_kk. Descent alternates with the closed form of the scale, s = (Q H U^T) / (Q H Q^T) per channel.
+(In the family of GPTQ, Frantar et al. 2023, OBQ, Frantar and Alistarh 2022, and COMQ, Zhang et al. 2024.)
+
+Everything is batched over groups of channels, so that depthwise convolutions cost no loop: arrays are [groups, outputs, inputs].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_BLOCK = 48  # columns whose updates are kept local before they go out as one matrix product
+_TINY = 1e-30
+_FRACTIONS = np.linspace(1.0, 0.4, 13)  # of the scale that clips nothing; where the search for a scale begins
+_KEPT = 2  # how many of them go through descent
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid that codes lie on: real = (code - zero) * scale. Codes are kept less their zero points.
+
+    Attributes:
+        scale: Broadcasts against [groups, outputs, inputs]; its size along each of these says what shares a scale.
+        zero: Zero points, likewise.
+        least: Lowest code.
+        most: Highest code.
+    """
+
+    scale: NDArray[np.float64]
+    zero: NDArray[np.float64]
+    least: int
+    most: int
+
+    @property
+    def ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest code, less the zero points."""
+        return self.least - self.zero, self.most - self.zero
+
+    def nearest(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The codes of the nearest points."""
+        return np.clip(np.rint(x / self.scale), *self.ends)
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """The objective tr((V - wanted) gram (V - wanted)^T), see the module.
+
+    Attributes:
+        wanted: U, [groups, outputs, inputs].
+        gram: H, [groups, inputs, inputs]; positive definite.
+    """
+
+    wanted: NDArray[np.float64]
+    gram: NDArray[np.float64]
+
+    def error(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The objective per channel, [groups, outputs]."""
+        gap = v - self.wanted
+        return np.asarray(np.einsum("gok,gok->go", gap @ self.gram, gap))
+
+
+def damped(gram: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
+    """H + damping * mean(diag H) * I, and a floor where a group never sees an input; [groups, inputs, inputs]."""
+    mean = np.einsum("gkk->gk", gram).mean(axis=1)
+    floor = 1e-9 * max(float(mean.max(initial=0.0)), _TINY)
+    return np.asarray(gram + np.eye(gram.shape[-1]) * (damping * mean + floor)[:, None, None])
+
+
+def retargeted(
+    weights: NDArray[np.float64], gram: NDArray[np.float64], cross: NDArray[np.float64], damping: float
+) -> NDArray[np.float64]:
+    """W + C (H + damping)^-1: the weights that come nearest to the wanted outputs, drawn towards W by the damping."""
+    solved = np.linalg.solve(damped(gram, damping), cross.transpose(0, 2, 1))
+    return np.asarray(weights + solved.transpose(0, 2, 1))
+
+
+def round_codes(
+    problem: Quadratic, grid: Grid, *, sweeps: int, fixed: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The codes and scales that minimise the objective; never worse than nearest rounding on the grid given.
+
+    Args:
+        problem: The objective.
+        grid: The grid to start from.
+        sweeps: How often descent goes through all codes between two updates of the scale, and how often the scale is updated.
+        fixed: Whether the scales have to stay.
+
+    Returns:
+        Codes [groups, outputs, inputs] less their zero points, and scales of the grid's shape.
+    """
+    best_codes = grid.nearest(problem.wanted)
+    best_scale = grid.scale
+    best_error = _shared(problem.error(best_codes * best_scale)[..., None], grid.scale)
+    movable = not fixed and grid.scale.shape[2] == 1
+    for scale in [grid.scale, *(_starts(problem, grid) if movable else ())]:
+        trial = dataclasses.replace(grid, scale=scale)
+        codes = trial.nearest(problem.wanted)
+        for _ in range(sweeps):
+            codes = descend(problem, trial, codes, sweeps=1)
+            if movable:
+                trial = dataclasses.replace(trial, scale=_best_scale(problem, codes, trial.scale))
+        codes = descend(problem, trial, codes, sweeps=sweeps)
+        error = _shared(problem.error(codes * trial.scale)[..., None], grid.scale)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        best_scale = np.where(better, trial.scale, best_scale) if movable else best_scale
+        best_codes = np.where(better, codes, best_codes)
+    return best_codes, best_scale
+
+
+def _shared(per_channel: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums over what shares a scale, with the axes kept."""
+    axes = tuple(axis for axis in range(3) if scale.shape[axis] == 1)
+    return np.asarray(per_channel.sum(axis=axes, keepdims=True))
+
+
+def _starts(problem: Quadratic, grid: Grid) -> list[NDArray[np.float64]]:
+    """Scales from which nearest rounding does best, of shrunken copies of the one that clips nothing."""
+    low, high = grid.ends
+    axes = tuple(axis for axis in range(3) if grid.scale.shape[axis] == 1)
+    above = np.where(high > 0, problem.wanted / np.where(high > 0, high, 1.0), 0.0)
+    below = np.where(low < 0, problem.wanted / np.where(low < 0, low, 1.0), 0.0)
+    full = np.maximum(np.maximum(above, below).max(axis=axes, keepdims=True), _TINY)
+    weight = np.einsum("gkk->gk", problem.gram)[:, None, :]
+    errors = []
+    for fraction in _FRACTIONS:
+        trial = dataclasses.replace(grid, scale=full * fraction)
+        gap = trial.nearest(problem.wanted) * trial.scale - problem.wanted
+        errors.append((gap * gap * weight).sum(axis=axes, keepdims=True))
+    ranked = np.argsort(np.stack(errors), axis=0, kind="stable")
+    return [full * _FRACTIONS[ranked[place]] for place in range(_KEPT)]
+
+
+def _best_scale(
+    problem: Quadratic, codes: NDArray[np.float64], scale: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The closed form of the scale for given codes; scales of nothing but zero codes stay."""
+    product = codes @ problem.gram
+    above = _shared((product * problem.wanted).sum(axis=2, keepdims=True), scale)
+    below = _shared((product * codes).sum(axis=2, keepdims=True), scale)
+    usable = (above > 0) & (below > 0)
+    return np.where(usable, above / np.where(usable, below, 1.0), scale)
+
+
+def descend(
+    problem: Quadratic, grid: Grid, codes: NDArray[np.float64], *, sweeps: int
+) -> NDArray[np.float64]:
+    """Coordinate descent on the codes, inputs of most power first; never worse than where it starts."""
+    order = np.argsort(-np.einsum("gkk->k", problem.gram), kind="stable")
+    gram = np.ascontiguousarray(problem.gram[:, order][:, :, order])
+    shape = problem.wanted.shape
+    # Inputs lead, so that one input's numbers for all channels lie together.
+    scale = _leading(np.broadcast_to(grid.scale, shape), order)
+    low, high = (_leading(np.broadcast_to(end, shape), order) for end in grid.ends)
+    q = _leading(codes, order)
+    by_input = np.ascontiguousarray(gram.transpose(1, 2, 0))  # [inputs, inputs, groups]
+    residual = _leading((problem.wanted - codes * grid.scale)[:, :, order] @ gram, None)
+    step = scale * np.einsum("kkg->kg", by_input)[:, :, None]
+    for _ in range(sweeps):
+        moved = False
+        for start in range(0, shape[2], _BLOCK):
+            stop = min(start + _BLOCK, shape[2])
+            local, changes = residual[start:stop].copy(), np.zeros((stop - start, *shape[:2]))
+            for k in range(start, stop):
+                new = np.clip(np.rint(q[k] + local[k - start] / step[k]), low[k], high[k])
+                delta = (new - q[k]) * scale[k]
+                if delta.any():
+                    q[k] = new
+                    changes[k - start] = delta
+                    local[k - start :] -= by_input[k, k:stop, :, None] * delta
+            if changes.any():
+                moved = True
+                spread = gram[:, start:stop].transpose(0, 2, 1) @ changes.transpose(1, 0, 2)
+                residual -= spread.transpose(1, 0, 2)
+        if not moved:
+            break
+    result = np.empty(shape)
+    result[:, :, order] = q.transpose(1, 2, 0)
+    return result
+
+
+def _leading(x: NDArray[np.float64], order: NDArray[np.intp] | None) -> NDArray[np.float64]:
+    chosen = x if order is None else x[:, :, order]
+    return np.ascontiguousarray(chosen.transpose(2, 0, 1))
