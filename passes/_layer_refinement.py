@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from qcompiler import ops
-from qcompiler.ir.encoding import MIN_SCALE
 from qcompiler.layer_rows import Layer
 from qcompiler.moments import Moments
 from qcompiler.passes._group_encodings import LARGEST_BIAS, product_encoding
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
     from qcompiler.data import DataSource
     from qcompiler.ir.encoding import Encoding
     from qcompiler.ir.graph import Graph
-    from qcompiler.ir.node import Value
+    from qcompiler.ir.node import Node, Value
     from qcompiler.ir.plan import Plan, PlannedGroup
 
+_RETARGETING = 2.5  # how much more the least-squares solution is drawn to the float weights than codes are
 _BATCH_BYTES = 32 << 20  # of the largest activation in one run
-_SEARCH_ROWS = 2048
+_SEARCHED = 1 << 20  # elements that ranges are compared on
+_SEARCH_ROWS = (128, 2048)  # but at least and at most so many rows
 _MOST_INPUTS = 6144  # of a layer: its Gram matrix takes 8 * inputs^2 bytes, several times over
 
 
@@ -108,17 +109,25 @@ class Refinement:
     Attributes:
         encodings: What became of the plan's groups, by name.
         searched: How many activation ranges were chosen anew.
-        left: Layers that kept their weights, with the reason.
+        derives: Names of the nodes whose biases are integers by the plan: none can be added behind its back.
     """
 
-    def __init__(self, graph: Graph, plan: Plan, source: DataSource, settings: Settings) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        source: DataSource,
+        settings: Settings,
+        derives: Container[str],
+        refined: Container[str],
+    ) -> None:
         self.graph = graph
+        self.derives = derives
         self.settings = settings
         self.source = source
         self.groups = plan.group_of_use()
-        self.twin = QuantizedTwin(graph, plan)
+        self.twin = QuantizedTwin(graph, plan, refined)
         self.encodings: dict[str, Encoding] = {}
-        self.left: list[tuple[str, str]] = []
         self.searched = 0
         batch = _batch(graph, source)
         half = settings.memory // 2
@@ -127,12 +136,14 @@ class Refinement:
         self._settled: set[str] = set()
 
     def refine(self, layer: Layer) -> None:
-        """Chooses a layer's weights, scales and bias, and the range of its input if no layer before has read it."""
+        """Chooses a layer's weights, scales and bias, and the range of its input if no layer before has read it.
+
+        Returns:
+            Whether the weights were replaced; else `left` has the reason.
+        """
         node = layer.node
-        weight, group, activation = node.input(1), self.groups[node.name, 1], self.groups.get((node.name, 0))
-        assert weight is not None
-        assert weight.data is not None
-        weights = layer.matrix(np.asarray(weight.data))
+        group, activation = self.groups[node.name, 1], self.groups.get((node.name, 0))
+        weights = layer.matrix(_data(node, 1))
         batches = list(self._watch(layer))
         if activation is not None:
             self._settle(activation, layer, weights, batches)
@@ -142,6 +153,17 @@ class Refinement:
             x = batch.x if encoding is None else encoding.fake_quantize(batch.x)
             moments.add(layer.input_rows(x, batch.shape, batch.chosen), batch.wanted)
         self._replace(layer, group, weights, moments)
+
+    def finish(self) -> dict[str, Encoding]:
+        """What became of the plan's groups, by name. Scales of biases follow those that they are products of, refined or not."""
+        for (name, slot), group in self.groups.items():
+            factors = [self.groups.get((name, other)) for other in (0, 1)]
+            known = [self._encoding(factor) for factor in factors if factor is not None]
+            changed = any(factor is not None and factor.name in self.encodings for factor in factors)
+            if slot == 2 and group.relation == "derived" and len(known) == 2 and changed:
+                shape = _data(self.graph.node(name), 2).shape
+                self.encodings[group.name] = product_encoding(group.encoding.format, known, shape)
+        return self.encodings
 
     # -- watching -----------------------------------------------------------------------------------------
 
@@ -208,65 +230,65 @@ class Refinement:
             or group.reason.startswith("kept")
         ):
             return
-        each = max(_SEARCH_ROWS // max(sum(len(batch.chosen) for batch in batches), 1), 1)
+        rows = int(np.clip(_SEARCHED // (layer.groups * layer.inputs), *_SEARCH_ROWS))
+        each = max(rows // max(sum(len(batch.chosen) for batch in batches), 1), 1)
         x, wanted = [], []
         for batch in batches:
             step = max(batch.chosen.shape[1] // each, 1)
             chosen = batch.chosen[:, ::step]
             x.append(layer.input_rows(batch.x, batch.shape, chosen))
-            rows = batch.wanted.reshape(layer.groups, *batch.chosen.shape, layer.outputs)[:, :, ::step]
-            wanted.append(rows.reshape(layer.groups, -1, layer.outputs))
+            targets = batch.wanted.reshape(layer.groups, *batch.chosen.shape, layer.outputs)[:, :, ::step]
+            wanted.append(targets.reshape(layer.groups, -1, layer.outputs))
         found = search_range(
             np.concatenate(x, axis=1), np.concatenate(wanted, axis=1), weights, group.encoding
         )
-        self.searched += 1
-        self.encodings[group.name] = found
-        self.twin.retune(group, found)
+        if all(self._bias_fits(use.node, None, x=found) for use in group.uses):
+            self.searched += 1
+            self.encodings[group.name] = found
+            self.twin.retune(group, found)
 
     # -- weights ------------------------------------------------------------------------------------------
 
     def _replace(
         self, layer: Layer, group: PlannedGroup, weights: NDArray[np.float64], moments: Moments
     ) -> None:
-        node, settings = layer.node, self.settings
-        derived = self.groups.get((node.name, 2))
-        free_bias = ops.info(node).role(2) == "bias" and len(ops.info(node).roles) == 3
-        free_bias = free_bias and (node.input(2) is None or node.input(2).is_constant)  # type: ignore[union-attr]
-        if node.input(2) is None and self._derives(layer):
-            free_bias = False
-        gram = moments.gram(centred=free_bias)
-        wanted = retargeted(weights, gram, moments.cross(centred=free_bias), 2 * settings.damping)
-        grid = _grid(group.encoding, layer)
-        codes, scale = round_codes(
-            Quadratic(wanted, damped(gram, settings.damping)),
-            grid,
-            sweeps=settings.sweeps,
-            fixed=settings.fixed,
-        )
-        scale = np.maximum(scale, MIN_SCALE).astype(np.float32).astype(np.float64)
-        real = layer.tensor(codes * scale, np.asarray(node.inputs[1].data))  # type: ignore[union-attr]
-        bias = None
-        if free_bias:
-            shift = moments.mean_error - ((layer.matrix(real) - weights) * moments.mean[:, None, :]).sum(
-                axis=2
-            )
-            bias = (self._bias(layer)[:, 0] + shift).reshape(-1).astype(np.float32)
-        encoding = _with_scale(group.encoding, scale)
-        if derived is not None and not settings.fixed:
-            data = bias if bias is not None else np.asarray(node.inputs[2].data)  # type: ignore[union-attr]
-            factors = [self._encoding(self.groups[node.name, 0]), encoding]
-            product = product_encoding(derived.encoding.format, factors, data.shape)
-            if (np.abs(data) > LARGEST_BIAS * np.asarray(product.scale, np.float64)).any():
-                self.left.append((node.name, "finer scales would overflow its bias"))
-                return
-            self.encodings[derived.name] = product
+        node, damping = layer.node, self.settings.damping
+        free = _has_bias(node) and not (node.input(2) is None and node.name in self.derives)
+        gram, cross = moments.gram(centred=free), moments.cross(centred=free)
+        wanted = retargeted(weights, gram, cross, _RETARGETING * damping)
+        problem, grid = Quadratic(wanted, damped(gram, damping)), _grid(group.encoding, layer)
+        for fixed in (self.settings.fixed or group.encoding.block is not None, True):
+            codes, scale = round_codes(problem, grid, sweeps=self.settings.sweeps, fixed=fixed)
+            real = layer.tensor(codes * scale, _data(node, 1))
+            bias = self._corrected(layer, layer.matrix(real) - weights, moments) if free else None
+            encoding = _with_scale(group.encoding, scale)
+            if fixed or self._bias_fits(node.name, bias, encoding):
+                break
         self.encodings[group.name] = encoding
         set_layer(self.graph, node, real, bias)
         self.twin.set_layer(node.name, real, bias)
 
-    def _derives(self, layer: Layer) -> bool:
-        """Whether biases of this kind are integers by the plan, so that none can be added behind its back."""
-        return any(group.relation == "derived" for group in self.groups.values())
+    def _corrected(self, layer: Layer, change: NDArray[np.float64], moments: Moments) -> NDArray[np.float32]:
+        """The bias with which outputs are right on average."""
+        shift = moments.mean_error - (change * moments.mean[:, None, :]).sum(axis=2)
+        bias: NDArray[np.float32] = (self._bias(layer)[:, 0] + shift).reshape(-1).astype(np.float32)
+        return bias
+
+    def _bias_fits(
+        self,
+        node: str,
+        bias: NDArray[np.float32] | None,
+        weight: Encoding | None = None,
+        x: Encoding | None = None,
+    ) -> bool:
+        """Whether a bias fits its integers, if its scale is a multiple of those of the input and of the weights."""
+        groups = [self.groups.get((node, slot)) for slot in (0, 1, 2)]
+        if None in groups or groups[2].relation != "derived":  # type: ignore[union-attr]
+            return True
+        factors = [x or self._encoding(groups[0]), weight or self._encoding(groups[1])]  # type: ignore[arg-type]
+        data = np.abs(_data(self.graph.node(node), 2) if bias is None else bias).astype(np.float64)
+        product = product_encoding(groups[2].encoding.format, factors, data.shape)  # type: ignore[union-attr]
+        return bool((data <= LARGEST_BIAS * np.asarray(product.scale, np.float64)).all())
 
 
 class _Batch(NamedTuple):
@@ -283,6 +305,19 @@ class _Batch(NamedTuple):
     shape: tuple[int, ...]
     chosen: NDArray[np.intp]
     wanted: NDArray[np.float32]
+
+
+def _has_bias(node: Node) -> bool:
+    """Whether a node has a bias that can be changed, or can be given one."""
+    roles, bias = ops.info(node).roles, node.input(2)
+    return len(roles) == 3 and roles[2] == "bias" and (bias is None or bias.is_constant)
+
+
+def _data(node: Node, slot: int) -> NDArray[Any]:
+    """The elements of a constant input."""
+    value = node.input(slot)
+    assert value is not None
+    return np.asarray(value.data)
 
 
 def _shortcut(out: Value) -> _Shortcut | None:
@@ -308,36 +343,14 @@ def _grid(encoding: Encoding, layer: Layer) -> Grid:
     """The grid of an encoding in the layer's matrix form."""
     assert encoding.scale is not None
     assert encoding.zero_point is not None
-    weight = layer.node.inputs[1]
-    assert weight is not None
-    assert weight.data is not None
     least, most = encoding.least_code, int(encoding.format.maximum)
-    if encoding.axis is None:
-        shape = (1, 1, 1)
-        return Grid(
-            encoding.scale.astype(np.float64).reshape(shape),
-            encoding.zero_point.astype(np.float64).reshape(shape),
-            least,
-            most,
-        )
+    scale, zero = encoding.scale.astype(np.float64), encoding.zero_point.astype(np.float64)
     if encoding.block is None:
-        shape = (layer.groups, layer.outputs, 1)
-        return Grid(
-            encoding.scale.astype(np.float64).reshape(shape),
-            encoding.zero_point.astype(np.float64).reshape(shape),
-            least,
-            most,
-        )
-    ones = np.ones(weight.data.shape, np.int32)
-    scale = layer.matrix(
-        dataclasses.replace(encoding, zero_point=np.zeros_like(encoding.zero_point)).dequantize(ones)
-    )
-    zero = layer.matrix(
-        np.repeat(encoding.zero_point, encoding.block, encoding.axis).take(
-            range(weight.data.shape[encoding.axis]), encoding.axis
-        )
-    )
-    return Grid(scale, zero, least, most)
+        shape = (1, 1, 1) if encoding.axis is None else (layer.groups, layer.outputs, 1)
+        return Grid(scale.reshape(shape), zero.reshape(shape), least, most)
+    data, axis = _data(layer.node, 1), encoding.axis or 0
+    where = np.arange(data.shape[axis]) // encoding.block
+    return Grid(layer.matrix(scale.take(where, axis)), layer.matrix(zero.take(where, axis)), least, most)
 
 
 def _with_scale(encoding: Encoding, scale: NDArray[np.float64]) -> Encoding:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from qcompiler.ir.node import Node, Value
 
 _DOMAINS = ("", "com.microsoft")  # onnxruntime writes its own domain for 16-bit and 4-bit types
-_FORMAT_OF = {entry.dtype: entry for entry in FORMATS.values() if entry.kind != "table"}
+_FORMAT_OF = {
+    entry.dtype: entry for entry in FORMATS.values() if entry.kind != "table" and entry.fills_carrier
+}
 
 
 def is_quantize(node: Node | None) -> bool:

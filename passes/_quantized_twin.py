@@ -12,6 +12,8 @@ from qcompiler.pass_manager import PassContext
 from qcompiler.passes.insert_qdq import InsertQdq
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from numpy.typing import NDArray
 
     from qcompiler.ir.encoding import Encoding
@@ -27,21 +29,22 @@ class QuantizedTwin:
         graph: The twin; nodes and values have the names that they have in the original.
     """
 
-    def __init__(self, graph: Graph, plan: Plan) -> None:
-        """Quantizes the activations.
+    def __init__(self, graph: Graph, plan: Plan, refined: Container[str]) -> None:
+        """Quantizes the activations, and the weights that stay as they are.
 
         Args:
             graph: The float graph; not changed.
             plan: Its plan.
+            refined: The nodes whose weights and biases are going to be replaced.
         """
         self.graph = graph.copy()
-        activations = tuple(
+        groups = tuple(
             # With its offset in the code an encoding has the same values, and biases need not know of it.
             dataclasses.replace(group, offset="code")
             for group in plan.groups
-            if not is_constant(graph, group)
+            if not is_constant(graph, group) or not any(use.node in refined for use in group.uses)
         )
-        self.graph.facts[PLAN] = dataclasses.replace(plan, groups=activations)
+        self.graph.facts[PLAN] = dataclasses.replace(plan, groups=groups)
         InsertQdq().run(self.graph, PassContext())
 
     def unquantized(self, node: str, slot: int) -> Value:

@@ -41,7 +41,7 @@ class CorrectBias(Pass):
         result = PassResult()
         plan, ranges = graph.facts[PLAN], graph.facts[RANGES]
         encodings = {use: group.encoding for use, group in plan.group_of_use().items()}
-        derives = _derives_biases(plan, context.target)
+        derives = derives_biases(plan, context.target)
         for node in graph.topological():
             x, weight, bias = node.input(0), node.input(1), node.input(2)
             encoding = encodings.get((node.name, 1))
@@ -65,7 +65,7 @@ class CorrectBias(Pass):
         return result
 
 
-def _derives_biases(plan: Plan, target: Target | None) -> set[str]:
+def derives_biases(plan: Plan, target: Target | None) -> set[str]:
     """The nodes whose row has an operand with a derived scale."""
     rows = {
         (kernel.name, row.name)

@@ -10,6 +10,7 @@ from qcompiler.ir.plan import PLAN
 from qcompiler.observed import IMPORTED, RANGES
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
 from qcompiler.passes._layer_refinement import Refinement, Settings, refinable
+from qcompiler.passes.correct_bias import derives_biases
 
 if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph
@@ -39,7 +40,7 @@ class RoundWeights(Pass):
     rows: int = 8192
     depth: int = 16
     sweeps: int = 3
-    damping: float = 0.01
+    damping: float = 0.2
     ranges: Literal["joint", "keep"] = "joint"
     bits: int = 8
     memory_mb: int = 256
@@ -66,19 +67,18 @@ class RoundWeights(Pass):
             self.rows, self.depth, self.sweeps, self.damping, self.memory_mb << 20,
             search_ranges=self.ranges == "joint" and context.plan is None, fixed=context.plan is not None,
         )  # fmt: skip
-        refinement = Refinement(graph, plan, context.calibration, settings)
+        derives = derives_biases(plan, context.target)
+        names = {layer.node.name for layer in layers}
+        refinement = Refinement(graph, plan, context.calibration, settings, derives, names)
         for index, layer in enumerate(layers):
             if context.allow(f"{self.name} at {layer.node.name}"):
                 refinement.refine(layer)
                 result.count("rounded layers")
             context.progress("rounding", index + 1, len(layers))
         result.count("searched ranges", refinement.searched)
-        for node, reason in refinement.left:
-            result.say(Level.INFO, node, f"weights are rounded to nearest: {reason}")
+        found = refinement.finish()
         groups = tuple(
-            dataclasses.replace(group, encoding=refinement.encodings[group.name])
-            if group.name in refinement.encodings
-            else group
+            dataclasses.replace(group, encoding=found.get(group.name, group.encoding))
             for group in plan.groups
         )
         graph.facts[PLAN] = dataclasses.replace(plan, groups=groups)

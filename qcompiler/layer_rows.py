@@ -38,18 +38,26 @@ class Layer:
 
     @classmethod
     def of(cls, node: Node) -> Layer | None:
-        """The layer of a node, or None where it is no such node."""
-        weight = node.input(1)
+        """The layer of a node, or None where it is no such node, or its bias is not constant and one number per output."""
+        weight, bias = node.input(1), node.input(2)
         if weight is None or weight.data is None or not node.is_op("Conv", "Gemm", "MatMul"):
             return None
         shape = weight.data.shape
         if node.op == "Conv":
             groups = int(node.attributes.get("group", 1))
-            return cls(node, groups, shape[0] // groups, math.prod(shape[1:]))
-        if len(shape) != 2 or node.attributes.get("transA", 0) or node.attributes.get("alpha", 1.0) != 1.0:
-            return None
-        rows, columns = shape[::-1] if node.attributes.get("transB", 0) else shape
-        return cls(node, 1, columns, rows)
+            layer = cls(node, groups, shape[0] // groups, math.prod(shape[1:]))
+        else:
+            factors = (node.attributes.get("alpha", 1.0), node.attributes.get("beta", 1.0) if bias else 1.0)
+            if len(shape) != 2 or node.attributes.get("transA", 0) or factors != (1.0, 1.0):
+                return None
+            rows, columns = shape[::-1] if node.attributes.get("transB", 0) else shape
+            layer = cls(node, 1, columns, rows)
+        if bias is None:
+            return layer
+        fits = bias.data is not None and (
+            bias.data.size == 1 or bias.data.shape[-1] == bias.data.size == layer.groups * layer.outputs
+        )
+        return layer if fits else None
 
     @property
     def _transposed(self) -> bool:

@@ -21,13 +21,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcompiler.ir.encoding import MIN_SCALE
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK = 48  # columns whose updates are kept local before they go out as one matrix product
 _TINY = 1e-30
+_BESIDE = (1.0, 0.9, 1.12)
+_FEW_CODES = 32
 _FRACTIONS = np.linspace(1.0, 0.4, 13)  # of the scale that clips nothing; where the search for a scale begins
-_KEPT = 2  # how many of them go through descent
 
 
 @dataclass(frozen=True)
@@ -101,26 +104,49 @@ def round_codes(
         fixed: Whether the scales have to stay.
 
     Returns:
-        Codes [groups, outputs, inputs] less their zero points, and scales of the grid's shape.
+        Codes [groups, outputs, inputs] less their zero points, and scales of the grid's shape, single precision unless they
+        are the grid's. The same problem with these scales fixed gives the same codes.
     """
-    best_codes = grid.nearest(problem.wanted)
-    best_scale = grid.scale
-    best_error = _shared(problem.error(best_codes * best_scale)[..., None], grid.scale)
-    movable = not fixed and grid.scale.shape[2] == 1
-    for scale in [grid.scale, *(_starts(problem, grid) if movable else ())]:
-        trial = dataclasses.replace(grid, scale=scale)
-        codes = trial.nearest(problem.wanted)
-        for _ in range(sweeps):
-            codes = descend(problem, trial, codes, sweeps=1)
-            if movable:
-                trial = dataclasses.replace(trial, scale=_best_scale(problem, codes, trial.scale))
-        codes = descend(problem, trial, codes, sweeps=sweeps)
-        error = _shared(problem.error(codes * trial.scale)[..., None], grid.scale)
-        better = error < best_error
-        best_error = np.where(better, error, best_error)
-        best_scale = np.where(better, trial.scale, best_scale) if movable else best_scale
-        best_codes = np.where(better, codes, best_codes)
-    return best_codes, best_scale
+    codes = _codes_at(problem, grid, sweeps)
+    if fixed or grid.scale.shape[2] != 1:
+        return codes, grid.scale
+    scale, least = grid.scale, _error(problem, codes, grid.scale)
+    for start in _starts(problem, grid):
+        found = _scale_from(problem, grid, start, sweeps)
+        tried = _codes_at(problem, dataclasses.replace(grid, scale=found), sweeps)
+        error = _error(problem, tried, found)
+        better = error < least
+        least, codes, scale = (
+            np.where(better, new, old) for new, old in ((error, least), (tried, codes), (found, scale))
+        )
+    return codes, scale
+
+
+def _scale_from(
+    problem: Quadratic, grid: Grid, start: NDArray[np.float64], sweeps: int
+) -> NDArray[np.float64]:
+    """Where alternating between codes and their best scale leads to from a scale; single precision, as scales are stored."""
+    trial = dataclasses.replace(grid, scale=start)
+    codes = fed_forward(problem, trial)
+    for _ in range(sweeps):
+        codes = descend(problem, trial, codes, sweeps=1)
+        trial = dataclasses.replace(trial, scale=_best_scale(problem, codes, trial.scale))
+    return np.maximum(trial.scale, MIN_SCALE).astype(np.float32).astype(np.float64)
+
+
+def _codes_at(problem: Quadratic, grid: Grid, sweeps: int) -> NDArray[np.float64]:
+    """The codes for given scales, which depend on nothing else: a plan that states the scales brings them back."""
+    nearest = grid.nearest(problem.wanted)
+    codes = descend(problem, grid, fed_forward(problem, grid), sweeps=sweeps)
+    better = _error(problem, codes, grid.scale) < _error(problem, nearest, grid.scale)
+    if better.all():
+        return codes
+    return np.where(better, codes, descend(problem, grid, nearest, sweeps=sweeps))
+
+
+def _error(problem: Quadratic, codes: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The objective, summed over what shares a scale."""
+    return _shared(problem.error(codes * scale)[..., None], scale)
 
 
 def _shared(per_channel: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -130,7 +156,11 @@ def _shared(per_channel: NDArray[np.float64], scale: NDArray[np.float64]) -> NDA
 
 
 def _starts(problem: Quadratic, grid: Grid) -> list[NDArray[np.float64]]:
-    """Scales from which nearest rounding does best, of shrunken copies of the one that clips nothing."""
+    """Scales to descend from: the one from which nearest rounding does best, and with few codes also scales beside it.
+
+    Candidates are shrunken copies of the scale that clips nothing. What nearest rounding loses is taken with the powers of
+    the inputs, without their correlations.
+    """
     low, high = grid.ends
     axes = tuple(axis for axis in range(3) if grid.scale.shape[axis] == 1)
     above = np.where(high > 0, problem.wanted / np.where(high > 0, high, 1.0), 0.0)
@@ -142,8 +172,8 @@ def _starts(problem: Quadratic, grid: Grid) -> list[NDArray[np.float64]]:
         trial = dataclasses.replace(grid, scale=full * fraction)
         gap = trial.nearest(problem.wanted) * trial.scale - problem.wanted
         errors.append((gap * gap * weight).sum(axis=axes, keepdims=True))
-    ranked = np.argsort(np.stack(errors), axis=0, kind="stable")
-    return [full * _FRACTIONS[ranked[place]] for place in range(_KEPT)]
+    best = full * _FRACTIONS[np.argmin(np.stack(errors), axis=0)]
+    return [best * factor for factor in (_BESIDE if grid.most - grid.least < _FEW_CODES else (1.0,))]
 
 
 def _best_scale(
@@ -155,6 +185,36 @@ def _best_scale(
     below = _shared((product * codes).sum(axis=2, keepdims=True), scale)
     usable = (above > 0) & (below > 0)
     return np.where(usable, above / np.where(usable, below, 1.0), scale)
+
+
+def fed_forward(problem: Quadratic, grid: Grid) -> NDArray[np.float64]:
+    """Codes rounded one input after the other, each error made up for by the inputs that are still to come.
+
+    By how much each of these makes up for it, row k of the upper Cholesky factor of H^-1 tells (Frantar et al. 2023).
+    """
+    order = np.argsort(-np.einsum("gkk->k", problem.gram), kind="stable")
+    gram = problem.gram[:, order][:, :, order]
+    factor = np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(gram)).transpose(0, 2, 1))
+    shape = problem.wanted.shape
+    scale = _leading(np.broadcast_to(grid.scale, shape), order)
+    low, high = (_leading(np.broadcast_to(end, shape), order) for end in grid.ends)
+    u = _leading(problem.wanted, order)
+    q = np.empty_like(u)
+    spread = np.ascontiguousarray((factor / np.einsum("gkk->gk", factor)[:, :, None]).transpose(1, 2, 0))
+    for start in range(0, shape[2], _BLOCK):
+        stop = min(start + _BLOCK, shape[2])
+        errors = np.empty((stop - start, *shape[:2]))
+        for k in range(start, stop):
+            q[k] = np.clip(np.rint(u[k] / scale[k]), low[k], high[k])
+            errors[k - start] = u[k] - q[k] * scale[k]
+            if k + 1 < stop:
+                u[k + 1 : stop] -= spread[k, k + 1 : stop, :, None] * errors[k - start]
+        if stop < shape[2]:
+            out = spread[start:stop, stop:].transpose(2, 1, 0) @ errors.transpose(1, 0, 2)
+            u[stop:] -= out.transpose(1, 0, 2)
+    result = np.empty(shape)
+    result[:, :, order] = q.transpose(1, 2, 0)
+    return result
 
 
 def descend(

@@ -163,7 +163,9 @@ class Session:
         return results if any(len(result) == count for result in results.values()) else None
 
     def _run_bare(self, feeds: Arrays, bare: set[str]) -> Arrays:
-        results = self.run({name: array[0] if name in bare else array for name, array in feeds.items()})
+        results = self.run(
+            {name: np.asarray(array[0]) if name in bare else array for name, array in feeds.items()}
+        )
         return {name: np.asarray(result)[None] for name, result in results.items()}
 
     def _run_padded(self, feeds: Arrays, size: int) -> Arrays:

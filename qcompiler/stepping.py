@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.errors import ModelError
 from qcompiler.ir.part import ancestors, cut_out
 from qcompiler.runtime import Arrays, Session
 
@@ -34,23 +35,21 @@ class Stepper:
         """Starts in front of the first node.
 
         Args:
-            graph: May be changed between steps, but not what earlier steps have computed.
+            graph: May be changed between steps; where that changes what earlier steps have computed, it is computed again.
             source: The samples.
-            batch: Samples per run; a graph of fixed batch size is given that many.
+            batch: Samples per run; a graph of fixed batch size is given that many, one that takes single samples only, one.
             budget: Bytes that the values on the cut may take.
         """
         self.graph = graph
         self.source = source
         self.budget = budget
-        shapes = [value.shape for value in graph.inputs]
-        bare = any(
-            len(source.sample_shapes[v.name]) == v.rank
-            for v in graph.inputs
-            if v.name in source.sample_shapes
-        )
-        self.fixed = next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), None)
-        self.batch = 1 if bare else self.fixed or batch
-        self._done: dict[Node, None] = {}
+        ranks = {value.name: value.rank for value in graph.inputs}
+        shapes = source.sample_shapes
+        self._bare = {name for name, rank in ranks.items() if name in shapes and len(shapes[name]) == rank}
+        sizes = [value.shape[0] for value in graph.inputs if value.shape]
+        self.fixed = 1 if self._bare else next((size for size in sizes if isinstance(size, int)), None)
+        self.batch = self.fixed or (batch if batch > 1 and _takes_batches(graph, source) else 1)
+        self._done: dict[Node, list[Value | None]] = {}  # with what it read when it was computed
         self._kept: list[Arrays] | None = None
 
     def step(self, values: Iterable[Value]) -> Iterator[Arrays]:
@@ -61,17 +60,17 @@ class Stepper:
             ModelError: The graph cannot be run.
         """
         wanted = list(dict.fromkeys(values))
-        if self._kept and any(
-            value.producer in self._done and value.name not in self._kept[0] for value in wanted
-        ):
+        if self._kept is not None and not self._goes_on(wanted, self._kept):
             self._done, self._kept = {}, None
         nodes = ancestors(wanted, self._done)
-        reached = self._done | nodes
+        reached = self._done | {node: _read(node) for node in nodes}
         crossing = self._crossing(reached)
+        tensors = all(value.dtype is not None for value in crossing)  # sequences cannot be kept
+        crossing = crossing if tensors else []
         part = cut_out(self.graph, nodes, [*wanted, *crossing])
         session = Session(part, optimize="floats")
         names = {value.name for value in crossing}
-        kept: list[Arrays] | None = []
+        kept: list[Arrays] | None = [] if tensors else None
         size = 0
         for feeds in self._feeds():
             given = {name: feeds[name] for name in session.input_names}
@@ -86,7 +85,14 @@ class Stepper:
         if kept is not None:
             self._done, self._kept = reached, kept
 
-    def _crossing(self, done: dict[Node, None]) -> list[Value]:
+    def _goes_on(self, wanted: Iterable[Value], kept: list[Arrays]) -> bool:
+        """Whether the values can be computed from the cut, and what is in front of it is as it was."""
+        names = kept[0] if kept else {}
+        passed = (value for value in wanted if value.is_input or value.producer in self._done)
+        unchanged = all(_read(node) == values for node, values in self._done.items())
+        return unchanged and all(value.name in names for value in passed)
+
+    def _crossing(self, done: dict[Node, list[Value | None]]) -> list[Value]:
         """What the nodes behind a cut read from before it."""
         before = [
             *self.graph.inputs,
@@ -98,12 +104,31 @@ class Stepper:
         if self._kept is not None:
             yield from self._kept
             return
-        ranks = {value.name: value.rank for value in self.graph.inputs}
         for feeds in self.source.batches(self.batch):
-            bare = any(array.ndim != ranks[name] for name, array in feeds.items() if ranks[name] is not None)
-            yield {name: array[0] if bare else self._filled(array) for name, array in feeds.items()}
+            yield {
+                name: np.asarray(array[0]) if name in self._bare else self._filled(array)
+                for name, array in feeds.items()
+            }
 
     def _filled(self, array: NDArray[Any]) -> NDArray[Any]:
         """A batch of the size that the graph was exported for: the last sample again and again where some are missing."""
         missing = (self.fixed or 0) - len(array)
         return array if missing <= 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
+
+
+def _read(node: Node) -> list[Value | None]:
+    return [*node.inputs, *node.captures]
+
+
+def _takes_batches(graph: Graph, source: DataSource) -> bool:
+    """Whether a graph whose batch size is open takes more than one sample; see `Session.stream`."""
+    feeds = next(iter(source.batches(2)), {})
+    count = min((len(array) for array in feeds.values()), default=0)
+    if count < 2:
+        return True
+    session = Session(graph, optimize=False)
+    try:
+        results = session.run(feeds).values()
+    except ModelError:
+        return False
+    return any(np.ndim(result) and len(result) == count for result in results)
