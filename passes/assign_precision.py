@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -9,32 +10,43 @@ from typing import TYPE_CHECKING, Literal
 import networkx as nx
 
 from qcompiler.assignment import Choice, Problem, demands, use_value
+from qcompiler.costs import CostModel
+from qcompiler.decision import DECISION, Decision, refused_reasons, weighed_reason
 from qcompiler.errors import OptionError, suggest
 from qcompiler.groups import make_groups
 from qcompiler.imported import Imported
-from qcompiler.ir.plan import PLAN, Plan, PlannedRegion
+from qcompiler.ir.plan import PLAN, Plan, PlannedRegion, Refusal
 from qcompiler.observed import IMPORTED, RANGES
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
 from qcompiler.passes._group_encodings import GroupEncoder
+from qcompiler.passes._row_selection import chosen_rows, select, state_selection
 from qcompiler.plan_check import check_plan
 from qcompiler.regions import REGIONS
+from qcompiler.sensitivity import SENSITIVITY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from qcompiler.budget import Budget
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Value
     from qcompiler.regions import Region
-    from qcompiler.target import EncodingSpec, Row
+    from qcompiler.target import EncodingSpec, Row, Target
 
 
 @dataclass(frozen=True)
 class AssignPrecision(Pass):
     """Chooses a row for every region and an encoding for every group, and writes the plan.
 
-    The choice is uniform: it takes the best legal quantized row wherever the target computes on it, extends it through ops
-    that only pass values on where a consumer asks for that, and leaves the rest float. `prefer` names rows (say `fp8`)
-    that are taken before the descriptor's own preference, the first legal one of them.
+    Without a budget the choice is uniform: the best legal quantized row wherever the target computes on it; the rest is left
+    float. `prefer` names rows (say `fp8`) that are taken before the descriptor's own preference, the first legal one of them.
+
+    With a budget (`--weight-bits`, `--max-size`, `--max-latency`, `--max-drop`) all legal rows compete, float ones included:
+    a mixed-integer program over rows, with what several rows read paid once and conversions paid where a value is read in
+    another encoding than it is stored in, is solved to proven optimality for the losses that `sensitivity` measured. `rows`
+    restricts it to rows of these names, with wildcards: `*a8`.
+
+    Either way ops that only pass values on follow their consumers.
     """
 
     name = "assign_precision"
@@ -43,6 +55,7 @@ class AssignPrecision(Pass):
     establishes = (PLAN,)
 
     prefer: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
     weight_range: Literal["min-max", "mse"] = "mse"
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
@@ -60,18 +73,69 @@ class AssignPrecision(Pass):
             check_plan(problem, context.plan)
             plan = context.plan
         else:
-            rows = {row.name for kernel in context.target.kernel for row in kernel.row}
-            for name in self.prefer:
-                if name not in rows:
-                    raise OptionError(
-                        f"The target {context.target.name} has no kernel row {name!r} to prefer{suggest(name, rows)}"
-                    )
-            choice = uniform_choice(problem, self.prefer)
+            self._check_rows(context.target)
+            if context.budget is None:
+                choice = uniform_choice(problem, self.prefer)
+            else:
+                choice = self._within_budget(problem, graph, context, context.budget, result)
             plan = _make_plan(problem, choice, graph, context, self, result)
         graph.facts[PLAN] = plan
         result.count("quantized regions", sum(region.quantized for region in plan.regions))
         result.count("groups", len(plan.groups))
         return result
+
+    def _check_rows(self, target: Target) -> None:
+        names = {row.name for kernel in target.kernel for row in kernel.row}
+        for name in self.prefer:
+            if name not in names:
+                raise OptionError(
+                    f"The target {target.name} has no kernel row {name!r} to prefer{suggest(name, names)}"
+                )
+        for pattern in self.rows:
+            if not fnmatch.filter(names, pattern):
+                raise OptionError(
+                    f"The target {target.name} has no kernel row {pattern!r}{suggest(pattern, names)}"
+                )
+
+    def _within_budget(
+        self, problem: Problem, graph: Graph, context: PassContext, budget: Budget, result: PassResult
+    ) -> dict[str, Row | None]:
+        sensitivity = graph.facts.get(SENSITIVITY)
+        if sensitivity is None:
+            raise OptionError(
+                "A budget needs to know what each precision costs: put the pass `sensitivity` in front of assign_precision in the pipeline."
+            )
+        costs = CostModel(problem.target, context.float_format)
+        if budget.latency is not None or budget.minimise == "latency":
+            costs.require()
+        selection = state_selection(problem, sensitivity, costs, self.rows)
+        decision = select(selection, budget, sensitivity)
+        graph.facts[DECISION] = decision
+        if decision.unmet:
+            result.say(Level.WARNING, "", decision.unmet)
+        result.say(Level.INFO, "", _summary(decision))
+        choice: dict[str, Row | None] = {
+            region.name: _float_row(problem, region) for region in problem.regions
+        }
+        choice.update(chosen_rows(selection, decision))
+        _follow_consumers(
+            problem,
+            {region.name: _preferred_rows(problem, region, self.prefer) for region in problem.regions},
+            choice,
+        )
+        return choice
+
+
+def _summary(decision: Decision) -> str:
+    proof = "proven best" if decision.optimal else f"not proven best: no choice is below {decision.bound:.4g}"
+    parts = [
+        f"predicted loss {decision.loss:.4g}",
+        f"{decision.weight_bits:.4g} bits per weight",
+        f"{decision.size_bytes:.0f} bytes",
+    ]
+    if decision.latency:
+        parts.append(f"{decision.latency * 1e3:.4g} ms")
+    return f"least {decision.minimise} ({proof}): {', '.join(parts)}"
 
 
 def uniform_choice(problem: Problem, prefer: tuple[str, ...] = ()) -> dict[str, Row | None]:
@@ -86,6 +150,12 @@ def uniform_choice(problem: Problem, prefer: tuple[str, ...] = ()) -> dict[str, 
         preferred = rows[region.name] if always else []
         choice[region.name] = preferred[0] if preferred else _float_row(problem, region)
     _agree(problem, rows, choice)
+    _follow_consumers(problem, rows, choice)
+    return choice
+
+
+def _follow_consumers(problem: Problem, rows: Mapping[str, list[Row]], choice: dict[str, Row | None]) -> None:
+    """Quantizes ops that only pass values on where what reads them asks for an encoding, from the graph's end to its start."""
     wanted = demands(problem, choice)
     for region in reversed(problem.regions):
         if region.kernel is None or region.kernel.quantize == "always":
@@ -96,7 +166,6 @@ def uniform_choice(problem: Problem, prefer: tuple[str, ...] = ()) -> dict[str, 
         if asked and fitting and not any(value.is_output for value in outputs):
             choice[region.name] = fitting[0]
             wanted.update(demands(problem, {region.name: fitting[0]}, [region]))
-    return choice
 
 
 def _agree(problem: Problem, rows: dict[str, list[Row]], choice: dict[str, Row | None]) -> None:
@@ -184,7 +253,8 @@ def _make_plan(
     imported = Imported(graph, graph.facts.get(IMPORTED) or {})
     encoder = GroupEncoder(problem, graph.facts[RANGES], imported, options.weight_range)
     groups = encoder.encode(make_groups(problem, choice))
-    regions = tuple(_planned(problem, region, choice[region.name]) for region in problem.regions)
+    decision = graph.facts.get(DECISION)
+    regions = tuple(_planned(problem, region, choice[region.name], decision) for region in problem.regions)
     notes = imported.notes(regions)
     for note in notes:
         result.say(Level.INFO, "", note)
@@ -198,18 +268,20 @@ def _make_plan(
     )
 
 
-def _planned(problem: Problem, region: Region, row: Row | None) -> PlannedRegion:
-    nodes = tuple(node.name for node in region.nodes)
-    refused = problem.refusals(region, row)
-    quantized = row is not None and problem.target.is_quantized(row)
-    kernel = region.kernel.name if region.kernel is not None else ""
+def _planned(problem: Problem, region: Region, row: Row | None, decision: Decision | None) -> PlannedRegion:
+    weighed = decision.regions.get(region.name) if decision is not None else None
+    reason, refused = _reason(problem, region, row), problem.refusals(region, row)
+    if decision is not None and weighed is not None:
+        reason = weighed_reason(decision, weighed)
+        told = refused_reasons(decision, weighed)
+        refused = tuple(Refusal(item.row, told.get(item.row, item.reason)) for item in refused)
     return PlannedRegion(
         region.name,
-        nodes,
-        kernel,
+        tuple(node.name for node in region.nodes),
+        region.kernel.name if region.kernel is not None else "",
         row.name if row is not None else "",
-        quantized,
-        _reason(problem, region, row),
+        row is not None and problem.target.is_quantized(row),
+        reason,
         refused,
     )
 

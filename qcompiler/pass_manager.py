@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from qcompiler.errors import OptionError, suggest
 
 if TYPE_CHECKING:
+    from qcompiler.budget import Budget
     from qcompiler.data import DataSource
     from qcompiler.ir.facts import Fact
     from qcompiler.ir.graph import Graph
@@ -110,6 +111,7 @@ class PassContext:
         target: What is compiled for; None in pipelines that only transform.
         calibration: Calibration data, if given.
         plan: A plan to apply instead of deciding, if given.
+        budget: What precision assignment has to keep to and make small; None for one precision everywhere.
         statistics: File of calibration statistics to read (if it exists) or write.
         float_format: What values that stay float are stored as: "float32" or "float16".
         progress: Where progress goes.
@@ -119,6 +121,7 @@ class PassContext:
     target: Target | None = None
     calibration: DataSource | None = None
     plan: Plan | None = None
+    budget: Budget | None = None
     statistics: Path | None = None
     float_format: str = "float32"
     progress: Progress = _silent

@@ -1,0 +1,102 @@
+"""What forms and rows cost on a target: bits of storage, and seconds by a roofline.
+
+A region takes as long as the slower of its arithmetic and its traffic: multiply-accumulates over the device's rate for the
+widest format among the row's operands, and bytes of operands and result over the device's bandwidth (Williams, Waterman
+and Patterson, "Roofline: An Insightful Visual Performance Model", 2009). Caches, overlap and launch costs are not modelled.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from qcompiler import ops
+from qcompiler.assignment import outputs_of, use_value
+from qcompiler.errors import TargetError
+from qcompiler.ir.encoding import FORMATS
+
+if TYPE_CHECKING:
+    from qcompiler.forms import Form
+    from qcompiler.ir.node import Value
+    from qcompiler.regions import Region
+    from qcompiler.target import EncodingSpec, Row, Target
+
+_SCALE_BITS = 32
+
+
+def elements(value: Value) -> int:
+    """How many elements a constant has, or a computed value for one sample; open dimensions count as 1."""
+    if value.data is not None:
+        return int(value.data.size)
+    dims = value.shape[1:] if value.shape else ()
+    return math.prod(dim for dim in dims if isinstance(dim, int))
+
+
+def code_bits(value: Value, spec: EncodingSpec) -> int:
+    """The bits that a value's codes take."""
+    return elements(value) * spec.numeric.bits
+
+
+def parameter_bits(form: Form) -> int:
+    """The bits that scales and zero points of a form take."""
+    count = 1
+    if form.axis is not None and form.value.shape is not None:
+        size = form.value.shape[form.axis]
+        count = size if isinstance(size, int) else 1
+        if form.spec.block is not None:
+            count = elements(form.value) // form.spec.block
+    affine = form.spec.numeric.is_integer and not form.spec.symmetric
+    return count * (_SCALE_BITS + (form.spec.numeric.bits if affine else 0))
+
+
+class CostModel:
+    """Seconds, by the chosen device's rates and bandwidth."""
+
+    def __init__(self, target: Target, float_format: str) -> None:
+        self.target = target
+        self.float_bits = FORMATS[float_format].bits
+        self.float_format = float_format
+        device = target.device.get(target.chosen_device)
+        self._rate = dict(device.rate) if device is not None else {}
+        self._bandwidth = device.bandwidth if device is not None else None
+
+    @property
+    def known(self) -> bool:
+        """Whether the descriptor says anything about speed."""
+        return bool(self._rate) or self._bandwidth is not None
+
+    def require(self) -> None:
+        """Raises a TargetError where there is nothing to tell latency from."""
+        if not self.known:
+            raise TargetError(
+                f"{self.target.label} states neither rates nor a bandwidth for this device, so that there is no latency to limit: leave "
+                f"--max-latency out, or give the device `rate` and `bandwidth` in {self.target.file}."
+            )
+
+    def region(self, region: Region, row: Row | None) -> float:
+        """Seconds of a region that runs as a row; None for plain float."""
+        specs = self.target.row_specs(row) if row is not None else {}
+        macs = math.fsum(ops.macs(node) or 0 for node in region.nodes)
+        formats = [spec.format for spec in specs.values() if spec.is_quantized and not spec.derived]
+        rates = [self._rate[name] for name in formats or [self.float_format] if name in self._rate]
+        compute = macs * (row.cost if row is not None else 1.0) / min(rates) if rates else 0.0
+        bits = 0.0
+        for operand, uses in region.uses.items():
+            spec = specs.get(operand)
+            width = spec.numeric.bits if spec is not None else self.float_bits
+            bits += math.fsum(elements(value) * width for value in dict.fromkeys(map(use_value, uses)))
+        written = self.target.output_specs(row)[0] if row is not None else None
+        width = written.numeric.bits if written is not None and written.is_quantized else self.float_bits
+        bits += math.fsum(elements(value) * width for value in outputs_of(region))
+        return max(compute, self._traffic(bits))
+
+    def conversion(self, value: Value, spec: EncodingSpec) -> float:
+        """Seconds of writing a computed value once more, in another encoding."""
+        return (
+            0.0
+            if value.is_constant
+            else self._traffic(elements(value) * (self.float_bits + spec.numeric.bits))
+        )
+
+    def _traffic(self, bits: float) -> float:
+        return bits / 8 / self._bandwidth if self._bandwidth else 0.0
