@@ -21,6 +21,7 @@ from qcompiler.selection import (
     Selection,
     SelectionProblem,
     alternatives,
+    evaluate,
 )
 from qcompiler.selection import Form as SharedForm
 from qcompiler.selection_search import InfeasibleBudgetError, solve
@@ -65,6 +66,15 @@ class RowSelection:
         if budget.loss is not None:
             found["loss"] = budget.loss
         return found
+
+    def latency_of(self, choice: Mapping[str, Row | None]) -> float:
+        """The latency of a choice of rows; of a row that has no part in the problem, that of the region's first."""
+        indices = []
+        for region, rows in zip(self.regions, self.rows, strict=True):
+            chosen = choice.get(region.name)
+            names = [row.name for row in rows]
+            indices.append(names.index(chosen.name) if chosen is not None and chosen.name in names else 0)
+        return evaluate(self.problem, indices).latency
 
 
 def state_selection(
@@ -198,13 +208,25 @@ class _Numbering:
         return sum(self.weights.values()) + sum(self._activations.values())
 
 
-def select(selection: RowSelection, budget: Budget, sensitivity: Sensitivity) -> Decision:
-    """The best rows within a budget, with what the others would have cost; where no rows keep it, those that come nearest."""
+def select(
+    selection: RowSelection, budget: Budget, sensitivity: Sensitivity, uniform: Mapping[str, Row | None]
+) -> Decision:
+    """The best rows within a budget, with what the others would have cost; where no rows keep it, those that come nearest.
+
+    Where the budget says nothing of latency, it is held to that of `uniform`, if the budget allows.
+    """
+    limits = selection.limits(budget)
+    implied = dict(limits)
+    if budget.latency is None and budget.minimise != "latency" and uniform:
+        implied["latency"] = selection.latency_of(uniform)
     try:
-        found = solve(selection.problem, budget.minimise, selection.limits(budget))
-    except InfeasibleBudgetError as error:
-        nearest = _decision(selection, error.best, budget, sensitivity)
-        return dataclasses.replace(nearest, unmet=_infeasible(selection, error, budget))
+        found = solve(selection.problem, budget.minimise, implied)
+    except InfeasibleBudgetError:
+        try:
+            found = solve(selection.problem, budget.minimise, limits)
+        except InfeasibleBudgetError as error:
+            nearest = _decision(selection, error.best, budget, sensitivity)
+            return dataclasses.replace(nearest, unmet=_infeasible(selection, error, budget))
     return _decision(selection, found, budget, sensitivity)
 
 

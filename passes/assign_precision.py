@@ -44,7 +44,8 @@ class AssignPrecision(Pass):
     With a budget (`--weight-bits`, `--max-size`, `--max-latency`, `--max-drop`) all legal rows compete, float ones included:
     a mixed-integer program over rows, with what several rows read paid once and conversions paid where a value is read in
     another encoding than it is stored in, is solved to proven optimality for the losses that `sensitivity` measured. `rows`
-    restricts it to rows of these names, with wildcards: `*a8`.
+    restricts it to rows of these names, with wildcards: `*a8`. Where no latency is asked for and the target states its speed,
+    the result is no slower than the uniform choice, if the other limits allow.
 
     Either way ops that only pass values on follow their consumers.
     """
@@ -109,7 +110,8 @@ class AssignPrecision(Pass):
         if budget.latency is not None or budget.minimise == "latency":
             costs.require()
         selection = state_selection(problem, sensitivity, costs, self.rows)
-        decision = select(selection, budget, sensitivity)
+        uniform = uniform_choice(problem, self.prefer)
+        decision = select(selection, budget, sensitivity, uniform if costs.known else {})
         graph.facts[DECISION] = decision
         if decision.unmet:
             result.say(Level.WARNING, "", decision.unmet)

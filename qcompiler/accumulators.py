@@ -23,8 +23,17 @@ UserFunction: TypeAlias = (
 """f(outputs, labels, reference): outputs and reference (the fp32 model's outputs) by name, labels or None."""
 
 
+_NO_SAMPLES = "There are no samples to evaluate; at least one is needed."
+
+
 class Accumulator(ABC):
-    """A metric in the making."""
+    """A metric in the making.
+
+    Attributes:
+        outcomes: Of a metric that is the share of samples for which something holds: whether it does, by batch.
+    """
+
+    outcomes: list[NDArray[np.bool_]] | None = None
 
     @abstractmethod
     def update(self, outputs: Arrays, labels: NDArray[Any] | None, reference: Arrays) -> None:
@@ -58,20 +67,24 @@ def _scores(outputs: Arrays, metric: str) -> NDArray[Any]:
     return flat
 
 
-def _hits(scores: NDArray[Any], classes: NDArray[Any], k: int) -> int:
-    """How many rows have their class among the k best; ties go to the lower index, rows with NaN miss."""
+def _hits(scores: NDArray[Any], classes: NDArray[Any], k: int) -> NDArray[np.bool_]:
+    """Which rows have their class among the k best; ties go to the lower index, rows with NaN miss."""
     rows = np.arange(len(scores))
     own = scores[rows, classes][:, None]
     index = np.arange(scores.shape[1])
     ahead = (scores > own) | ((scores == own) & (index < classes[:, None]))
-    return int(((ahead.sum(axis=1) < k) & ~np.isnan(scores).any(axis=1)).sum())
+    found: NDArray[np.bool_] = (ahead.sum(axis=1) < k) & ~np.isnan(scores).any(axis=1)
+    return found
 
 
 class TopK(Accumulator):
     """How often the label is among the k best classes."""
 
+    outcomes: list[NDArray[np.bool_]]
+
     def __init__(self, k: int) -> None:
-        self._k, self._hits, self._count = k, 0, 0
+        self._k = k
+        self.outcomes = []
 
     def update(self, outputs: Arrays, labels: NDArray[Any] | None, reference: Arrays) -> None:
         """As `Accumulator.update`."""
@@ -100,36 +113,37 @@ class TopK(Accumulator):
                 f"There is a label {outside[0]}, but the model's first output has the classes 0 to {scores.shape[1] - 1}; "
                 "check that the labels belong to this model and start at 0."
             )
-        self._hits += _hits(scores, labels.astype(np.int64), self._k)
-        self._count += len(labels)
+        self.outcomes.append(_hits(scores, labels.astype(np.int64), self._k))
 
     def result(self) -> float:
         """As `Accumulator.result`."""
-        return _ratio(self._hits, self._count)
+        return _share(self.outcomes)
 
 
 class Agreement(Accumulator):
     """How often the best class is the fp32 model's."""
 
+    outcomes: list[NDArray[np.bool_]]
+
     def __init__(self) -> None:
-        self._hits = self._count = 0
+        self.outcomes = []
 
     def update(self, outputs: Arrays, labels: NDArray[Any] | None, reference: Arrays) -> None:
         """As `Accumulator.update`."""
         scores, expected = _scores(outputs, "agreement"), _scores(reference, "agreement")
         _same_shape(next(iter(outputs)), expected, scores)
-        self._hits += _hits(scores, expected.argmax(axis=1), 1)
-        self._count += len(scores)
+        self.outcomes.append(_hits(scores, expected.argmax(axis=1), 1))
 
     def result(self) -> float:
         """As `Accumulator.result`."""
-        return _ratio(self._hits, self._count)
+        return _share(self.outcomes)
 
 
-def _ratio(hits: float, count: int) -> float:
+def _share(outcomes: list[NDArray[np.bool_]]) -> float:
+    count = sum(map(len, outcomes))
     if not count:
-        raise DataError("There are no samples to evaluate; at least one is needed.")
-    return hits / count
+        raise DataError(_NO_SAMPLES)
+    return sum(int(part.sum()) for part in outcomes) / count
 
 
 # -- with the fp32 outputs ---------------------------------------------------------------------------------------
@@ -231,7 +245,9 @@ class Divergence(Accumulator):
 
     def result(self) -> float:
         """As `Accumulator.result`."""
-        return _finite(_ratio(self._total, self._count))
+        if not self._count:
+            raise DataError(_NO_SAMPLES)
+        return _finite(self._total / self._count)
 
 
 def _log_distribution(rows: NDArray[Any], is_distribution: bool) -> NDArray[np.float64]:

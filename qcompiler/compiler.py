@@ -17,29 +17,38 @@ import onnx
 
 from qcompiler import ops
 from qcompiler.artifact import Artifact, check_destination, file_sha256, write_json, writing
+from qcompiler.budget import Budget
 from qcompiler.data import Data, DataSource
+from qcompiler.decision import DECISION
 from qcompiler.errors import ModelError, OptionError, suggest
 from qcompiler.evaluation import Evaluation, evaluate_models
+from qcompiler.ir.facts import CANONICAL, SHAPES, Fact
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.onnx_import import import_model, load
 from qcompiler.ir.plan import PLAN, Plan
 from qcompiler.lowering import Lowered, Verification, VerifyJob
 from qcompiler.metrics import metric_named
+from qcompiler.observed import IMPORTED, RANGES
 from qcompiler.options import Options, default_pipeline, make_options, read_plan
 from qcompiler.pass_manager import PassContext, Progress
-from qcompiler.pipeline import Checks, PassRecord
+from qcompiler.pipeline import Checks, PassRecord, Pipeline
 from qcompiler.probe import Probe, random_feeds
 from qcompiler.report.html import render_html
+from qcompiler.report.node_table import constant_bytes
 from qcompiler.report.table import make_report, manifest
 from qcompiler.runtime import Session
+from qcompiler.sensitivity import SENSITIVITY
 from qcompiler.target import Target
 from qcompiler.targets import find_target, part
+from qcompiler.trials import Trial, front, smallest_within, undominated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REFERENCE = "reference.onnx"
+_LIMITS = ("max_drop", "weight_bits", "max_size", "max_latency")
+_NAMED_FACTS: tuple[Fact[Any], ...] = (SHAPES, CANONICAL, RANGES, SENSITIVITY, IMPORTED)
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,23 @@ def compile(  # noqa: A001 - qc.compile is what people expect to write
     ).run()
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What the pipeline made.
+
+    Attributes:
+        graph: The reference graph.
+        records: What each pass did.
+        plan: The plan.
+        evaluation: How it was measured already, if it was.
+    """
+
+    graph: Graph
+    records: tuple[PassRecord, ...]
+    plan: Plan
+    evaluation: Evaluation | None = None
+
+
 class _Compilation:
     """One run, in order: check everything that can be wrong, transform, measure, write, verify."""
 
@@ -114,7 +140,9 @@ class _Compilation:
         self.options = options
         self.progress: Progress = progress or (lambda what, done, total: None)
         self.on_pass = on_pass
-        self.passed = 0
+        self.passed = self.attempted = 0
+        self.search: list[dict[str, Any]] = []
+        self.front: list[Trial] = []
         self.output = Path(output) if output is not None else None
         if self.output is not None:
             check_destination(self.output, force=options.force)
@@ -160,29 +188,93 @@ class _Compilation:
 
     def run(self) -> Result:
         """Transforms, measures, and writes if a folder was asked for."""
-        context = PassContext(
+        made = self._searched() if self.options.searches else self._transformed(self.graph, self._context())
+        if self.output is None:
+            return self._finish(made, None, None, None)
+        with writing(self.output, force=self.options.force) as artifact:
+            return self._write(made, artifact)
+
+    def _context(self, budget: Budget | None = None) -> PassContext:
+        return PassContext(
             target=self.target,
             calibration=self.calibration,
             plan=self.plan,
+            budget=budget if budget is not None or self.plan is not None else self.options.budget(),
             statistics=Path(self.options.statistics) if self.options.statistics is not None else None,
             float_format=self.float_format,
             progress=self.progress,
         )
+
+    def _transformed(self, graph: Graph, context: PassContext) -> _Made:
+        """Runs the whole pipeline."""
         checks = Checks(
-            probe=Probe(self.graph, *self._probe_batches()) if self.options.verify_each else None,
+            probe=Probe(graph, *self._probe_batches()) if self.options.verify_each else None,
             dump=Path(self.options.dump) if self.options.dump is not None else None,
             on_pass=self._passed,
         )
-        records = tuple(self.pipeline.run(self.graph, context, checks))
-        if PLAN not in self.graph.facts:
+        records = tuple(self.pipeline.run(graph, context, checks))
+        if PLAN not in graph.facts:
             raise OptionError(
                 "The pipeline makes no plan; it needs assign_precision (see `qcompiler passes`)."
             )
-        plan = self.graph.facts[PLAN]
-        if self.output is None:
-            return self._finish(records, plan, None, None, None)
-        with writing(self.output, force=self.options.force) as artifact:
-            return self._write(records, plan, artifact)
+        return _Made(graph, records, graph.facts[PLAN])
+
+    # -- measured search ----------------------------------------------------------------------------------
+
+    def _searched(self) -> _Made:
+        """Compiles assignments and measures them; the smallest within the drop, or the budget's own, is what is made."""
+        names = [entry.name for entry in self.pipeline]
+        if "assign_precision" not in names or "fuse" not in names[: names.index("assign_precision")]:
+            raise OptionError(
+                "--max-drop and --pareto compare assignments, for which the pipeline has to have fuse and, behind it, assign_precision."
+            )
+        first, fuse = names.index("assign_precision"), names.index("fuse")
+        before = Pipeline(self.pipeline.passes[:first])
+        source = self.graph.copy() if self.options.dump is not None or self.options.verify_each else None
+        records = tuple(before.run(self.graph, self._context(), Checks(on_pass=self._passed)))
+        again = Pipeline((self.pipeline.passes[fuse], *self.pipeline.passes[first:]))
+
+        def compiled(budget: Budget) -> Trial:
+            graph = self.graph.copy()
+            for fact in _NAMED_FACTS:  # they go by names; regions are made anew
+                if fact in self.graph.facts:
+                    graph.facts[fact] = self.graph.facts[fact]
+            later = tuple(again.run(graph, self._context(budget)))[1:]
+            evaluation = self._evaluate(graph, None, None)
+            assert evaluation is not None
+            if not math.isfinite(evaluation.models["float"].metric):
+                self._within_drop(evaluation)
+            plan, decision = graph.facts[PLAN], graph.facts[DECISION]
+            self.attempted += 1
+            self.progress("measuring assignments", self.attempted, self.attempted + 1)
+            return Trial(
+                budget, decision, plan, graph, (*records, *later), evaluation, constant_bytes(graph, plan)
+            )
+
+        base = self.options.budget() or Budget()
+        chosen, trials = self._chosen(compiled, base)
+        if self.options.pareto:
+            trials += front(compiled, base)
+            self.front = undominated(trials)
+        self.search = [trial.row() for trial in trials]
+        if source is not None:  # once more with all checks: the same budget gives the same result
+            return self._transformed(source, self._context(chosen.budget))
+        return _Made(chosen.graph, chosen.records, chosen.plan, chosen.evaluation)
+
+    def _chosen(self, compiled: Callable[[Budget], Trial], base: Budget) -> tuple[Trial, list[Trial]]:
+        """The assignment to write, and all that were measured on the way to it."""
+        allowed = self.options.max_drop
+        if allowed is None:
+            trial = compiled(base)
+            return trial, [trial]
+        goal = dataclasses.replace(base, minimise="latency" if self.options.minimise == "latency" else "size")
+        trials = list(smallest_within(compiled, goal, allowed))
+        within = [trial for trial in trials if trial.drop <= allowed + 1e-12 and not trial.decision.unmet]
+        if within and self.options.minimise == "latency":
+            return min(within, key=lambda trial: (trial.decision.latency, trial.drop)), trials
+        if within:
+            return min(within, key=lambda trial: (trial.size, trial.drop)), trials
+        return min(trials, key=lambda trial: (trial.drop, trial.error)), trials
 
     def _passed(self, record: PassRecord) -> None:
         self.passed += 1
@@ -194,12 +286,13 @@ class _Compilation:
         data = self.calibration or self.evaluation
         return [*([next(iter(data.batches(2)))] if data is not None else []), random_feeds(self.graph)]
 
-    def _write(self, records: tuple[PassRecord, ...], plan: Plan, artifact: Artifact) -> Result:
-        save(self.graph, artifact.folder / REFERENCE)
+    def _write(self, made: _Made, artifact: Artifact) -> Result:
+        graph, plan = made.graph, made.plan
+        save(graph, artifact.folder / REFERENCE)
         (artifact.folder / "plan.json").write_text(plan.to_json() + "\n", encoding="utf-8")
         lower = part(self.target, "lower")
         lowered: Lowered | None = (
-            lower.lower(self.graph, plan, self.target, artifact) if lower is not None else None
+            lower.lower(graph, plan, self.target, artifact) if lower is not None else None
         )
         verifier = part(self.target, "verify")
         verification: Verification | None = None
@@ -207,47 +300,65 @@ class _Compilation:
         if verifier is not None:
             shapes = data.sample_shapes if data is not None else {}
             self.progress("verifying", 0, 1)
-            verification = verifier.verify(
-                VerifyJob(artifact.folder, self.graph, plan, self.target, data, shapes)
-            )
+            verification = verifier.verify(VerifyJob(artifact.folder, graph, plan, self.target, data, shapes))
             self.progress("verifying", 1, 1)
-        result = self._finish(records, plan, artifact, lowered, verification)
+        self._write_front(artifact)
+        result = self._finish(made, artifact, lowered, verification)
         write_json(artifact.folder / "report.json", result.report)
         (artifact.folder / "report.html").write_text(render_html(result.report), encoding="utf-8")
         write_json(artifact.folder / "manifest.json", self._manifest(artifact))
         return result
 
+    def _write_front(self, artifact: Artifact) -> None:
+        """The plans of the front's points, each of which can be given to --plan, and their table."""
+        if not self.front:
+            return
+        folder = artifact.folder / "pareto"
+        folder.mkdir()
+        rows = []
+        for number, trial in enumerate(self.front, 1):
+            name = f"pareto/{number:02}.json"
+            (artifact.folder / name).write_text(trial.plan.to_json() + "\n", encoding="utf-8")
+            rows.append({"plan": name, **trial.row()})
+        write_json(folder / "front.json", {"points": rows})
+
     def _finish(
         self,
-        records: tuple[PassRecord, ...],
-        plan: Plan,
+        made: _Made,
         artifact: Artifact | None,
         lowered: Lowered | None,
         verification: Verification | None,
     ) -> Result:
-        evaluation = self._evaluate(artifact, lowered)
-        met = self._within_budget(evaluation)
+        graph, plan = made.graph, made.plan
+        evaluation = made.evaluation if lowered is None else None
+        evaluation = evaluation or self._evaluate(graph, artifact, lowered)
+        unmet = self._unmet(graph, plan, evaluation)
+        met = not unmet
         report = make_report(
-            graph=self.graph,
+            graph=graph,
             source=self.source,
             model_name=self.model_path.name if self.model_path is not None else self.source.name,
             model_sha256=self._model_sha256 or "",
             float_bytes=self._float_bytes(),
             target=self.target,
             plan=plan,
-            records=records,
+            records=made.records,
             evaluation=evaluation,
             evaluated_on="evaluation" if self.evaluation is not None else "calibration",
             lowered=lowered,
             verification=verification,
-            budget={
-                "asked": {"max_drop": self.options.max_drop} if self.options.max_drop is not None else {},
-                "met": met,
-            },
+            budget={"asked": self._asked(), "met": met, "unmet": unmet},
+            decision=graph.facts.get(DECISION),
+            sensitivity=self.graph.facts.get(SENSITIVITY),
+            search=self.search,
+            pareto=[
+                {"plan": f"pareto/{number:02}.json", **trial.row()}
+                for number, trial in enumerate(self.front, 1)
+            ],
             seconds=time.perf_counter() - self.started,
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
-        return Result(report, plan, self.graph, records, self.output, verification, met)
+        return Result(report, plan, graph, made.records, self.output, verification, met)
 
     @functools.cached_property
     def _model_sha256(self) -> str | None:
@@ -267,14 +378,16 @@ class _Compilation:
             path.stat().st_size for path in {self.model_path, *external} if path.is_relative_to(folder)
         )
 
-    def _evaluate(self, artifact: Artifact | None, lowered: Lowered | None) -> Evaluation | None:
+    def _evaluate(
+        self, graph: Graph, artifact: Artifact | None, lowered: Lowered | None
+    ) -> Evaluation | None:
         data = self.evaluation or self.calibration
         if data is None:
             return None
         metric = self.metric
         if self.evaluation is None and metric is None:
             metric = metric_named("sqnr")
-        models = {"float": Session(self.source), "reference": Session(self.graph, optimize=False)}
+        models = {"float": Session(self.source), "reference": Session(graph, optimize=False)}
         same = False
         if artifact is not None and lowered is not None and lowered.main.endswith(".onnx"):
             main = artifact.folder / lowered.main
@@ -290,16 +403,46 @@ class _Compilation:
             )
         return result
 
-    def _within_budget(self, evaluation: Evaluation | None) -> bool:
+    def _asked(self) -> dict[str, float]:
+        """The stated limits."""
+        named = {name: getattr(self.options, name) for name in _LIMITS}
+        return {name: limit for name, limit in named.items() if limit is not None}
+
+    def _unmet(self, graph: Graph, plan: Plan, evaluation: Evaluation | None) -> list[str]:
+        """What is said of each stated limit that is not kept."""
+        found = []
+        decision = graph.facts.get(DECISION)
+        if decision is not None and decision.unmet and not decision.unmet.startswith("A predicted loss"):
+            found.append(decision.unmet)
+        size = constant_bytes(graph, plan)
+        if self.options.max_size is not None and size > self.options.max_size and not found:
+            found.append(
+                f"--max-size {self.options.max_size:g} is not kept: weights and tables take {size} bytes."
+            )
+        if not self._within_drop(evaluation):
+            assert evaluation is not None
+            found.append(self._drop_text(evaluation))
+        return found
+
+    def _drop_text(self, evaluation: Evaluation) -> str:
+        label = list(evaluation.models)[-1]
+        drop = evaluation.drop(label)
+        text = f"--max-drop {self.options.max_drop:g} is not kept: the least drop found is {drop:.4g}."
+        error = evaluation.drop_error(label)
+        if error is not None and self.options.max_drop is not None and error > self.options.max_drop:
+            text += f" {evaluation.samples} samples tell it to within {error:.2g} only; more evaluation data would tell more."
+        return text
+
+    def _within_drop(self, evaluation: Evaluation | None) -> bool:
         if self.options.max_drop is None or evaluation is None:
             return True
-        before, after = evaluation.models["float"].metric, list(evaluation.models.values())[-1].metric
+        before = evaluation.models["float"].metric
         if not math.isfinite(before):
             raise OptionError(
                 f"--max-drop cannot be held with the metric {evaluation.metric.name}: the float model's is {before}, and every drop from there is "
                 "infinite. Give --metric agreement (of the classes) or relative-error, or evaluation data with labels."
             )
-        return evaluation.metric.drop(before, after) <= self.options.max_drop + 1e-12
+        return evaluation.drop(list(evaluation.models)[-1]) <= self.options.max_drop + 1e-12
 
     def _manifest(self, artifact: Artifact) -> dict[str, Any]:
         options = {
@@ -307,7 +450,9 @@ class _Compilation:
             "float_format": self.float_format,
             "pipeline": str(self.pipeline),
             "metric": self.metric.name if self.metric is not None else "auto",
-            "max_drop": self.options.max_drop,
+            **{name: getattr(self.options, name) for name in _LIMITS},
+            "minimise": self.options.minimise,
+            "pareto": self.options.pareto,
             "plan": "given" if self.plan is not None else None,
         }
         inputs = {

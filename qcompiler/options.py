@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qcompiler.budget import Budget
 from qcompiler.errors import OptionError, PlanError, TargetError, suggest
 from qcompiler.ir.plan import Plan
 from qcompiler.metrics import Metric, UserFunction
@@ -31,6 +32,11 @@ class Options:
     Attributes:
         metric: A name, `module:function`, or a function; "auto" chooses by outputs and labels.
         max_drop: How much worse the metric may get, in its own unit (0.01 of top-1 is one percentage point).
+        weight_bits: The most bits per weight, averaged over parameters.
+        max_size: The most bytes of weights and tables.
+        max_latency: The most milliseconds of one inference, by the target's cost model.
+        minimise: What is made small within `max_drop`: "size" or "latency".
+        pareto: Whether a front of accuracy against size is measured, too.
         plan: A plan to apply instead of deciding.
         statistics: File of calibration statistics: read if it exists, written if not.
         passes: The user's passes, each put before `fuse`: `name{option=value}` or `module:Class{...}`.
@@ -44,6 +50,11 @@ class Options:
 
     metric: str | Metric | UserFunction = "auto"
     max_drop: float | None = None
+    weight_bits: float | None = None
+    max_size: float | None = None
+    max_latency: float | None = None
+    minimise: str = "size"
+    pareto: bool = False
     plan: Plan | Path | str | None = None
     statistics: Path | str | None = None
     passes: tuple[str | Pass, ...] = ()
@@ -59,6 +70,20 @@ class Options:
             raise OptionError(
                 f"--max-drop is {self.max_drop:g}; it takes a number from 0 on, in the metric's own unit (0.01 of top1 is one point)."
             )
+        if self.minimise not in ("size", "latency"):
+            raise OptionError(f"--minimise is {self.minimise!r}{suggest(self.minimise, ('size', 'latency'))}")
+        self.budget()  # refuses limits that make no sense
+
+    def budget(self) -> Budget | None:
+        """What precision assignment is limited to; None where nothing limits it."""
+        latency = None if self.max_latency is None else self.max_latency / 1e3
+        budget = Budget(self.weight_bits, self.max_size, latency)
+        return None if budget == Budget() else budget
+
+    @property
+    def searches(self) -> bool:
+        """Whether assignments are compared by measuring them."""
+        return self.plan is None and (self.max_drop is not None or self.pareto)
 
 
 def make_options(given: Mapping[str, Any]) -> Options:
@@ -90,7 +115,17 @@ def default_pipeline(target: Target, options: Options) -> Pipeline:
     for text in options.passes:
         mine = (text,) if isinstance(text, Pass) else Pipeline.parse(text, find_pass).passes
         pipeline = pipeline.insert_before("fuse", *mine)
+    if options.searches or (options.budget() is not None and options.plan is None):
+        pipeline = _with_sensitivity(pipeline)
     return _with_options(pipeline, options.pass_options)
+
+
+def _with_sensitivity(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with the pass that a budget needs."""
+    names = [entry.name for entry in pipeline]
+    if "sensitivity" in names or "assign_precision" not in names:
+        return pipeline
+    return pipeline.insert_before("assign_precision", find_pass("sensitivity").from_options({}))
 
 
 def _prepared(target: Target) -> list[Pass]:

@@ -38,6 +38,38 @@ def compile_command(
             help="The most that the metric may get worse; 0.01 of top1 is one point.",
         ),
     ] = None,
+    weight_bits: Annotated[
+        float | None,
+        typer.Option(
+            "--weight-bits", metavar="AVERAGE", help="The most bits per weight, on average over parameters."
+        ),
+    ] = None,
+    max_size: Annotated[
+        float | None,
+        typer.Option("--max-size", metavar="BYTES", help="The most bytes of weights and tables."),
+    ] = None,
+    max_latency: Annotated[
+        float | None,
+        typer.Option(
+            "--max-latency",
+            metavar="MS",
+            help="The most milliseconds of an inference, by the target's cost model.",
+        ),
+    ] = None,
+    minimise: Annotated[
+        str | None,
+        typer.Option(
+            "--minimise", metavar="size|latency", help="What is made small within --max-drop. [default: size]"
+        ),
+    ] = None,
+    pareto: Annotated[
+        bool | None,
+        typer.Option(
+            "--pareto/--no-pareto",
+            help="Measure a front of accuracy against size, and write the plan of each point.",
+            show_default=False,
+        ),
+    ] = None,
     plan: Annotated[
         str | None,
         typer.Option("--plan", metavar="FILE", help="Apply this plan.json instead of deciding precisions."),
@@ -75,14 +107,17 @@ def compile_command(
 
     Quantizes it, writes what the target runs, and checks that.
 
-    Exits with 0 when all went well, 1 on bad input (nothing is written), 3 when compiled but the metric dropped by more
-    than --max-drop.
+    With --weight-bits, --max-size or --max-latency the precision of every layer is chosen for the least loss within these;
+    with --max-drop the smallest result is sought whose metric, measured, drops no more.
+
+    Exits with 0 when all went well, 1 on bad input (nothing is written), 3 when compiled but a stated limit is not kept.
     """
     settings = Settings.gathered(
         config,
         {
             "model": model, "target": target, "calibration": calibration, "evaluation": evaluation, "output": output,
-            "metric": metric, "max_drop": max_drop, "plan": plan, "statistics": statistics, "method": method,
+            "metric": metric, "max_drop": max_drop, "weight_bits": weight_bits, "max_size": max_size,
+            "max_latency": max_latency, "minimise": minimise, "pareto": pareto, "plan": plan, "statistics": statistics, "method": method,
             "extra": tuple(extra or ()), "pipeline": pipeline, "option": tuple(option or ()), "float_format": float_format,
             "dump": dump, "verify_each": verify_each, "force": force,
         },

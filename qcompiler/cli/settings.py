@@ -41,6 +41,11 @@ class Settings:
     evaluation: str | None = None
     metric: str | None = None
     max_drop: float | None = _key("max-drop")
+    weight_bits: float | None = _key("weight-bits")
+    max_size: float | None = _key("max-size")
+    max_latency: float | None = _key("max-latency")
+    minimise: str | None = None
+    pareto: bool | None = None
     plan: str | None = None
     statistics: str | None = None
     method: str | None = None
@@ -86,6 +91,11 @@ class Settings:
         named = {
             "metric": self.metric,
             "max_drop": self.max_drop,
+            "weight_bits": self.weight_bits,
+            "max_size": self.max_size,
+            "max_latency": self.max_latency,
+            "minimise": self.minimise,
+            "pareto": self.pareto,
             "plan": self.plan,
             "statistics": self.statistics,
             "passes": self.extra,

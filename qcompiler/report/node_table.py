@@ -41,17 +41,21 @@ def weight_rows(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["parameters"], row["format"]))
 
 
-def constant_bytes(graph: Graph) -> int:
-    """Bytes of all constants as they are stored: elements of four bits take half a byte."""
+def constant_bytes(graph: Graph, plan: Plan | None = None) -> int:
+    """Bytes of all constants as they are stored: elements of four bits take half a byte, and codes what the plan says."""
+    widths: dict[str, int] = {}
+    uses = plan.group_of_use() if plan is not None else {}
+    for (name, slot), group in uses.items():
+        value = _encoded(graph.node(name).input(slot)) if graph.has_node(name) else None
+        if value is not None and value.data is not None:
+            widths[value.name] = group.encoding.format.bits
     total = 0
     for value in graph.constants:
         assert value.data is not None
         name = _storage(value)
-        total += (
-            (value.data.size * FORMATS[name].bits + 7) // 8
-            if name in FORMATS and FORMATS[name].bits < 8
-            else value.data.nbytes
-        )
+        narrow = name in FORMATS and FORMATS[name].bits < 8
+        bits = widths.get(value.name, FORMATS[name].bits if narrow else value.data.dtype.itemsize * 8)
+        total += (value.data.size * bits + 7) // 8
     return total
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from qcompiler.report.node_table import constant_bytes, node_rows, weight_rows
 
 if TYPE_CHECKING:
+    from qcompiler.decision import Decision
     from qcompiler.evaluation import Evaluation
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.plan import Plan
     from qcompiler.lowering import Lowered, Verification
     from qcompiler.pipeline import PassRecord
+    from qcompiler.sensitivity import Sensitivity
     from qcompiler.target import Target
 
 _PACKAGES = ("onnx", "onnxruntime", "numpy", "scipy", "networkx")
@@ -40,6 +42,10 @@ def make_report(
     lowered: Lowered | None,
     verification: Verification | None,
     budget: dict[str, Any],
+    decision: Decision | None,
+    sensitivity: Sensitivity | None,
+    search: list[dict[str, Any]],
+    pareto: list[dict[str, Any]],
     seconds: float,
     peak_rss_bytes: int,
 ) -> dict[str, Any]:
@@ -71,7 +77,7 @@ def make_report(
         / max(sum(row["parameters"] for row in weights), 1),
         "size_bytes": {
             "float": float_bytes,
-            "compiled": lowered.size if lowered is not None else constant_bytes(graph),
+            "compiled": lowered.size if lowered is not None else constant_bytes(graph, plan),
         },
         "metric": _metric(evaluation, evaluated_on),
         "sqnr_db": evaluation.models["reference"].sqnr_db if evaluation is not None else None,
@@ -96,6 +102,31 @@ def make_report(
         "artifact": {"main": lowered.main, "next_step": lowered.next_step} if lowered is not None else None,
         "verify": _verify(verification, evaluation),
         "budget": budget,
+        "assignment": decision.to_json() if decision is not None else None,
+        "sensitivity": _sensitivity(sensitivity),
+        "search": search,
+        "pareto": pareto,
+    }
+
+
+def _sensitivity(sensitivity: Sensitivity | None) -> dict[str, Any] | None:
+    """The losses of all forms, as they were measured."""
+    if sensitivity is None:
+        return None
+    return {
+        "measure": sensitivity.measure,
+        "samples": sensitivity.samples,
+        "losses": [
+            {
+                "value": value,
+                "encoding": encoding,
+                "axis": axis,
+                "loss": loss.mean,
+                "error": loss.error,
+                "measured": loss.measured,
+            }
+            for (value, encoding, axis), loss in sensitivity.losses.items()
+        ],
     }
 
 
@@ -127,6 +158,7 @@ def _metric(evaluation: Evaluation | None, evaluated_on: str) -> dict[str, Any] 
         "reference": table.get("reference"),
         "artifact": table.get("artifact"),
         "drop": metric.drop(models["float"].metric, last.metric),
+        "drop_error": evaluation.drop_error(list(models)[-1]),
         "against_float": {
             label: {
                 "sqnr_db": measured.sqnr_db,

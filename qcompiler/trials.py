@@ -1,0 +1,151 @@
+"""Comparing assignments by measuring them: the smallest one within a drop, and the front of accuracy against size.
+
+What is predicted from single experiments is not what comes out: errors of many layers meet, and refinement takes some of
+them back. So an assignment is compiled and measured, and the limit on the predicted loss is moved until the measured drop
+is what was asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qcompiler.budget import Budget
+
+if TYPE_CHECKING:
+    from qcompiler.decision import Decision
+    from qcompiler.evaluation import Evaluation
+    from qcompiler.ir.graph import Graph
+    from qcompiler.ir.plan import Plan
+    from qcompiler.pipeline import PassRecord
+
+_FIRST_LOSS = 0.02  # a predicted error of 17 dB: most networks begin to lose accuracy somewhere around
+_WIDEN = 5.0
+_CLOSE = 1.25  # when the limits that passed and failed are this near to each other, the rest is luck
+_ATTEMPTS = 7
+_POINTS = 8  # of a front
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An assignment, compiled and measured.
+
+    Attributes:
+        budget: What it was limited to.
+        decision: How its rows were chosen.
+        plan: Its plan.
+        graph: The reference graph.
+        records: What each pass did.
+        evaluation: The measurement.
+        size: Bytes of weights and tables.
+    """
+
+    budget: Budget
+    decision: Decision
+    plan: Plan
+    graph: Graph
+    records: tuple[PassRecord, ...]
+    evaluation: Evaluation
+    size: int
+
+    @property
+    def drop(self) -> float:
+        """How much worse the metric is than the float model's."""
+        return self.evaluation.drop("reference")
+
+    @property
+    def error(self) -> float:
+        """The measured normalised output error."""
+        return math.pow(10.0, -self.evaluation.models["reference"].sqnr_db / 10.0)
+
+    def row(self) -> dict[str, Any]:
+        """What reports say of it."""
+        measured = self.evaluation.models["reference"]
+        return {
+            "loss_limit": self.budget.loss,
+            "predicted_loss": self.decision.loss,
+            "measured_error": self.error,
+            "sqnr_db": measured.sqnr_db,
+            "metric": measured.metric,
+            "drop": self.drop,
+            "weight_bits": self.decision.weight_bits,
+            "size_bytes": self.size,
+            "latency_ms": self.decision.latency * 1e3,
+        }
+
+
+Compile = Callable[[Budget], Trial]
+"""Compiles and measures what is best within a budget."""
+
+
+def smallest_within(compiled: Compile, base: Budget, allowed: float) -> Iterator[Trial]:
+    """Trials on the way to the smallest assignment whose measured drop is allowed.
+
+    The limit on the predicted loss is widened until one trial passes and one fails, then halved on a logarithmic scale. An
+    assignment that has been measured is not measured again.
+
+    Args:
+        compiled: Compiles and measures.
+        base: The limits that hold anyway, and what is minimised.
+        allowed: The most that the metric may get worse.
+    """
+    passed: float | None = None
+    failed: float | None = None
+    limit = _FIRST_LOSS
+    seen: dict[tuple[str, ...], bool] = {}
+    for _ in range(_ATTEMPTS):
+        trial = compiled(dataclasses.replace(base, loss=limit))
+        rows = tuple(region.row for region in trial.plan.regions)
+        known = rows in seen
+        within = seen.setdefault(rows, trial.drop <= allowed + 1e-12)
+        if not known:
+            yield trial
+        if within:
+            passed = limit
+            if failed is None and trial.decision.loss < limit / _WIDEN:
+                return  # nothing smaller is left to try
+        else:
+            failed = limit
+            if trial.decision.unmet:
+                return  # this is the least loss that there is
+        if passed is not None and failed is not None:
+            if failed / passed < _CLOSE:
+                return
+            limit = math.sqrt(passed * failed)
+        else:
+            limit = limit * _WIDEN if within else limit / _WIDEN
+
+
+def front(compiled: Compile, base: Budget) -> Iterator[Trial]:
+    """Trials of least loss between the smallest assignment and the best one, evenly spaced in the logarithm of their size."""
+    ends = [
+        compiled(dataclasses.replace(base, minimise="size")),
+        compiled(dataclasses.replace(base, minimise="loss")),
+    ]
+    low, high = (max(trial.decision.weight_bits, 1e-3) for trial in ends)
+    seen: set[tuple[str, ...]] = set()
+    for index in range(_POINTS):
+        bits = low * (max(high, low) / low) ** (index / (_POINTS - 1))
+        if index in (0, _POINTS - 1):
+            trial = ends[bool(index)]
+        else:
+            trial = compiled(dataclasses.replace(base, weight_bits=bits, minimise="loss"))
+        rows = tuple(region.row for region in trial.plan.regions)
+        if rows not in seen:
+            seen.add(rows)
+            yield trial
+
+
+def undominated(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials than which no other is at least as small, as fast and as accurate; smallest first."""
+    listed = list(trials)
+    key = [(trial.size, trial.decision.latency, trial.drop, trial.error) for trial in listed]
+    kept = [
+        trial
+        for trial, own in zip(listed, key, strict=True)
+        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in key)
+    ]
+    return sorted(kept, key=lambda trial: (trial.size, trial.drop))
