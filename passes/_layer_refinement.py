@@ -31,7 +31,7 @@ _RETARGETING = 2.5  # how much more the least-squares solution is drawn to the f
 _BATCH_BYTES = 32 << 20  # of the largest activation in one run
 _SEARCHED = 1 << 20  # elements that ranges are compared on
 _SEARCH_ROWS = (128, 2048)  # but at least and at most so many rows
-_MOST_INPUTS = 6144  # of a layer: its Gram matrix takes 8 * inputs^2 bytes, several times over
+MOST_INPUTS = 6144  # of a layer: its Gram matrix takes 8 * inputs^2 bytes, several times over
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _unfit(group: PlannedGroup, layer: Layer | None, imported: Mapping[str, Enco
         return "they came quantized with the model"
     if encoding.axis is not None and encoding.block is None and encoding.axis != layer.channel_axis:
         return f"their scales lie along axis {encoding.axis}"
-    if layer.inputs > _MOST_INPUTS:
+    if layer.inputs > MOST_INPUTS:
         return f"{layer.inputs} inputs are too many for a Gram matrix"
     return ""
 
@@ -256,7 +256,7 @@ class Refinement:
         free = _has_bias(node) and not (node.input(2) is None and node.name in self.derives)
         gram, cross = moments.gram(centred=free), moments.cross(centred=free)
         wanted = retargeted(weights, gram, cross, _RETARGETING * damping)
-        problem, grid = Quadratic(wanted, damped(gram, damping)), _grid(group.encoding, layer)
+        problem, grid = Quadratic(wanted, damped(gram, damping)), grid_of(group.encoding, layer)
         for fixed in (self.settings.fixed or group.encoding.block is not None, True):
             codes, scale = round_codes(problem, grid, sweeps=self.settings.sweeps, fixed=fixed)
             real = layer.tensor(codes * scale, _data(node, 1))
@@ -339,7 +339,7 @@ def _batch(graph: Graph, source: DataSource) -> int:
     return int(np.clip(_BATCH_BYTES // (4 * max(sizes)), 1, min(64, source.count)))
 
 
-def _grid(encoding: Encoding, layer: Layer) -> Grid:
+def grid_of(encoding: Encoding, layer: Layer) -> Grid:
     """The grid of an encoding in the layer's matrix form."""
     assert encoding.scale is not None
     assert encoding.zero_point is not None

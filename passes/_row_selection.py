@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qcompiler.assignment import outputs_of, use_value
-from qcompiler.costs import CostModel, code_bits, elements, parameter_bits
+import numpy as np
+
+from qcompiler import ops
+from qcompiler.assignment import demands, outputs_of, use_value
+from qcompiler.costs import CostModel, code_bits, elements, in_bytes, parameter_bits
 from qcompiler.decision import Considered, Decision, Weighed
 from qcompiler.forms import Form, row_forms
 from qcompiler.selection import (
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
     from qcompiler.target import Row
 
 
+_LOST = 1e6
+"""What stands for an infinite loss: of a row that is chosen only where there is no other."""
+
+
 @dataclass(frozen=True)
 class RowSelection:
     """The regions that have a choice, with their rows, as a selection problem.
@@ -42,30 +49,64 @@ class RowSelection:
     Attributes:
         regions: In graph order.
         rows: Their rows, as the problem's options.
-        problem: The abstract problem. Its size is that of codes and floats of weights alone.
-        weights: How many weights the problem's sizes are about.
-        fixed_bits: Bits of everything else that the artifact stores: biases, scales, constants that no row quantizes.
+        problem: The abstract problem. Its size is what the artifact stores because of the choice: codes, floats, scales, zero
+            points, and the biases that layers are given.
+        codes: The same problem with the size of the weights of weighted nodes alone: what `--weight-bits` is about.
+        weights: How many weights there are.
+        float_bits: Bits of those that no row quantizes, which `codes` leaves out.
+        fixed_bits: Bits of all constants that `problem` leaves out.
     """
 
     regions: tuple[Region, ...]
     rows: tuple[tuple[Row, ...], ...]
     problem: SelectionProblem
+    codes: SelectionProblem
     weights: int
+    float_bits: int
     fixed_bits: int
 
+    def stated(self, budget: Budget) -> SelectionProblem:
+        """The problem whose size is the one that a budget limits: weights alone where it limits their average."""
+        return self.problem if budget.weight_bits is None else self.codes
+
     def limits(self, budget: Budget) -> dict[Quantity, float]:
-        """A budget as limits of the problem."""
+        """A budget as limits of the problem that is stated for it."""
         sizes = []
         if budget.weight_bits is not None:
-            sizes.append(math.floor(budget.weight_bits * self.weights))
+            sizes.append(self._most_codes(budget.weight_bits))
         if budget.size is not None:
-            sizes.append(math.floor(budget.size * 8) - self.fixed_bits)
-        found: dict[Quantity, float] = {"size": min(sizes)} if sizes else {}
+            sizes.append(math.floor(budget.size * 8) - self.least_beside(budget))
+        found: dict[Quantity, float] = {}
+        if budget.loss is not None:  # first: what cannot be kept is blamed on limits in this order
+            found["loss"] = budget.loss
+        if sizes:
+            found["size"] = min(sizes)
         if budget.latency is not None:
             found["latency"] = budget.latency
-        if budget.loss is not None:
-            found["loss"] = budget.loss
         return found
+
+    def _most_codes(self, weight_bits: float) -> int:
+        return math.floor(weight_bits * self.weights) - self.float_bits
+
+    def is_for_average(self, budget: Budget, limit: float) -> bool:
+        """Whether a limit on size stems from `weight_bits`."""
+        return budget.weight_bits is not None and limit == self._most_codes(budget.weight_bits)
+
+    def least_beside(self, budget: Budget) -> int:
+        """Bits of all that the stated problem leaves out; where it is about weights alone, no choice has more than this."""
+        if budget.weight_bits is None:
+            return self.fixed_bits
+        beside = 0.0
+        for whole, codes in zip(self.problem.regions, self.codes.regions, strict=True):
+            beside += max(
+                _size(self.problem, option) - _size(self.codes, same)
+                for option, same in zip(whole, codes, strict=True)
+            )
+        return self.fixed_bits + math.ceil(beside)
+
+    def bits_per_weight(self, size: float) -> float:
+        """The average over all weights, from a size of the problem `codes`."""
+        return (size + self.float_bits) / max(self.weights, 1)
 
     def latency_of(self, choice: Mapping[str, Row | None]) -> float:
         """The latency of a choice of rows; of a row that has no part in the problem, that of the region's first."""
@@ -75,6 +116,11 @@ class RowSelection:
             names = [row.name for row in rows]
             indices.append(names.index(chosen.name) if chosen is not None and chosen.name in names else 0)
         return evaluate(self.problem, indices).latency
+
+
+def _size(problem: SelectionProblem, option: Option) -> float:
+    """The size of an option with all that it reads, whoever else reads it too."""
+    return option.cost.size + math.fsum(problem.forms[number].cost.size for number in option.reads)
 
 
 def state_selection(
@@ -90,40 +136,65 @@ def state_selection(
     """
     regions, rows = [], []
     for region in problem.regions:
-        if region.kernel is None or region.kernel.quantize != "always":
-            continue
-        legal = problem.legal_rows(region)
-        wanted = [
-            row for row in legal if not allowed or any(fnmatch.fnmatch(row.name, item) for item in allowed)
-        ]
-        if legal:
+        choices = _choices(problem, region, sensitivity, allowed)
+        if choices:
             regions.append(region)
-            rows.append(tuple(wanted or legal))
-    numbering = _Numbering(sensitivity, costs)
-    options = tuple(
-        tuple(_option(problem, region, row, costs, numbering) for row in choices)
+            rows.append(choices)
+    weights = _weights(problem)
+    numbering = _Numbering(sensitivity, costs, weights)
+    options = [
+        [_option(problem, region, row, costs, numbering) for row in choices]
         for region, choices in zip(regions, rows, strict=True)
-    )
+    ]
     numbering.index()
-    options = tuple(
+    stated = tuple(
         tuple(
-            Option(option.cost, option.reads, numbering.written(problem, region, row), option.label)
+            dataclasses.replace(option, writes=numbering.written(problem, region, row))
             for option, row in zip(mine, choices, strict=True)
         )
         for mine, choices, region in zip(options, rows, regions, strict=True)
     )
-    inside = numbering.weights
-    everything = sum(
-        elements(value) * 32 for value in problem.graph.constants if value not in inside and _is_float(value)
+    free = tuple(
+        tuple(dataclasses.replace(option, cost=option.cost._replace(size=0.0)) for option in mine)
+        for mine in stated
     )
+    rest = [value for value in problem.graph.constants if value not in numbering.constants]
     return RowSelection(
-        tuple(regions), tuple(rows), SelectionProblem(options, tuple(numbering.forms)),
-        sum(map(elements, inside)), everything + numbering.overhead(),
+        tuple(regions), tuple(rows),
+        SelectionProblem(stated, tuple(numbering.forms)), SelectionProblem(free, tuple(numbering.codes)),
+        sum(map(elements, weights)), sum(_bits(value) for value in rest if value in weights),
+        sum(map(_bits, rest)) + _followers(problem),
     )  # fmt: skip
 
 
-def _is_float(value: Value) -> bool:
-    return value.data is not None and value.data.dtype.kind == "f"
+def _choices(
+    problem: Problem, region: Region, sensitivity: Sensitivity, allowed: Sequence[str]
+) -> tuple[Row, ...]:
+    """The rows among which a region has the choice: those that are allowed, and of these those that leave numbers."""
+    if region.kernel is None or region.kernel.quantize != "always":
+        return ()
+    legal = problem.legal_rows(region)
+    wanted = [row for row in legal if any(fnmatch.fnmatchcase(row.name, item) for item in allowed)] or legal
+    sound = [
+        row
+        for row in wanted
+        if all(math.isfinite(sensitivity.of(form).mean) for form in row_forms(problem, region, row))
+    ]
+    return tuple(sound or wanted)
+
+
+def _weights(problem: Problem) -> dict[Value, None]:
+    """The constant weights of weighted nodes, each once, in graph order."""
+    found: dict[Value, None] = {}
+    for node in problem.graph.topological():
+        value = node.input(1) if ops.info(node).kind == "weighted" else None
+        if value is not None and value.is_constant:
+            found[value] = None
+    return found
+
+
+def _bits(value: Value) -> int:
+    return value.data.nbytes * 8 if value.data is not None else 0
 
 
 def _option(problem: Problem, region: Region, row: Row, costs: CostModel, numbering: _Numbering) -> Option:
@@ -133,59 +204,96 @@ def _option(problem: Problem, region: Region, row: Row, costs: CostModel, number
     for uses in region.uses.values():
         for use in uses:
             value = use_value(use)
-            if (
-                value.is_constant
-                and _is_float(value)
-                and value not in quantized
-                and _is_weight(problem, region, value)
-            ):
+            if value.is_constant and value not in quantized and _has_form(problem, region, value):
                 reads.append(numbering.float_number(value))
-    return Option(Cost(0.0, 0.0, costs.region(region, row)), tuple(dict.fromkeys(reads)), (), row.name)
+    cost = Cost(0.0, _made(problem, region, row), costs.region(region, row))
+    return Option(cost, tuple(dict.fromkeys(reads)), (), row.name)
 
 
-def _is_weight(problem: Problem, region: Region, value: Value) -> bool:
+def _has_form(problem: Problem, region: Region, value: Value) -> bool:
     """Whether some row of the region could quantize a constant: others are no part of the choice."""
     return any(
         form.value is value for row in problem.legal_rows(region) for form in row_forms(problem, region, row)
     )
 
 
+def _made(problem: Problem, region: Region, row: Row) -> int:
+    """Bits that a row brings along besides its forms: scales of derived encodings, and biases of the layers' own.
+
+    Layers with encoded weights are given biases that make up for the rounding; a bias that others read is copied.
+    """
+    wanted = demands(problem, {region.name: row}, [region])
+    derives = any(demand.spec.derived for demand in wanted.values())
+    bits = 0
+    for use, demand in wanted.items():
+        value, info = use_value(use), ops.info(use.node)
+        if demand.spec.derived:
+            factors = [problem.target.row_specs(row)[name] for name in demand.spec.derived]
+            single = all(factor.granularity == "per-tensor" for factor in factors)
+            bits += parameter_bits(Form(value, demand.spec, None)) * (1 if single else elements(value))
+        if (
+            info.role(use.slot) != "weight"
+            or value.data is None
+            or info.role(2) != "bias"
+            or len(info.roles) != 3
+        ):
+            continue
+        bias = use.node.input(2)
+        if (bias is None and not derives) or (bias is not None and bias.is_constant and len(bias.uses) > 1):
+            bits += 32 * ops.channel_sums(use.node, np.broadcast_to(np.float32(0), value.data.shape)).size
+    return bits
+
+
+def _followers(problem: Problem) -> int:
+    """Bits of scales and zero points of regions that follow their consumers: at most, since nobody knows yet which do."""
+    bits = 0
+    for region in problem.regions:
+        if region.kernel is None or region.kernel.quantize == "always":
+            continue
+        listed = [map(parameter_bits, row_forms(problem, region, row)) for row in problem.legal_rows(region)]
+        bits += max(map(sum, listed), default=0)
+    return bits
+
+
 class _Numbering:
     """Forms get numbers as rows turn out to read them."""
 
-    def __init__(self, sensitivity: Sensitivity, costs: CostModel) -> None:
-        self.sensitivity, self.costs = sensitivity, costs
+    def __init__(self, sensitivity: Sensitivity, costs: CostModel, weights: Mapping[Value, None]) -> None:
+        self.sensitivity, self.costs, self.weights = sensitivity, costs, weights
         self.forms: list[SharedForm] = []
-        self.weights: dict[Value, int] = {}  # to the bits of its scales, at most
+        self.codes: list[SharedForm] = []  # the same with the size of weights alone
+        self.constants: set[Value] = set()
         self._numbers: dict[Form, int] = {}
         self._floats: dict[Value, int] = {}
         self._values: dict[Value, int] = {}
-        self._activations: dict[Value, int] = {}
         self._of_value: dict[Value, list[Form]] = {}
 
     def number(self, form: Form) -> int:
         """The number of a form."""
         if form not in self._numbers:
             value, constant = form.value, form.value.is_constant
-            bits = code_bits(value, form.spec) if constant else 0
-            overhead = self.weights if constant else self._activations
-            overhead[value] = max(overhead.get(value, 0), parameter_bits(form))
             conversion = Cost(0.0, 0.0, self.costs.conversion(value, form.spec)) if not constant else FREE
-            cost = Cost(self.sensitivity.of(form).mean, bits, 0.0)
-            self._numbers[form] = self._add(value, cost, conversion)
+            self._numbers[form] = self._add(
+                value, min(self.sensitivity.of(form).mean, _LOST), code_bits(value, form.spec) if constant else 0,
+                parameter_bits(form), conversion,
+            )  # fmt: skip
         return self._numbers[form]
 
     def float_number(self, value: Value) -> int:
-        """The number of a weight that is left float."""
+        """The number of a constant that is left float."""
         if value not in self._floats:
-            self.weights.setdefault(value, 0)
-            self._floats[value] = self._add(
-                value, Cost(0.0, elements(value) * self.costs.float_bits, 0.0), FREE
-            )
+            self._floats[value] = self._add(value, 0.0, elements(value) * self.costs.float_bits, 0, FREE)
         return self._floats[value]
 
-    def _add(self, value: Value, cost: Cost, conversion: Cost) -> int:
-        self.forms.append(SharedForm(self._values.setdefault(value, len(self._values)), cost, conversion))
+    def _add(self, value: Value, loss: float, bits: int, parameters: int, conversion: Cost) -> int:
+        number = self._values.setdefault(value, len(self._values))
+        if value.is_constant:
+            self.constants.add(value)
+        size = in_bytes(bits) + parameters
+        self.forms.append(SharedForm(number, Cost(loss, size, 0.0), conversion))
+        self.codes.append(
+            SharedForm(number, Cost(loss, bits if value in self.weights else 0, 0.0), conversion)
+        )
         return len(self.forms) - 1
 
     def index(self) -> None:
@@ -203,10 +311,6 @@ class _Numbering:
             if form.spec in specs
         )
 
-    def overhead(self) -> int:
-        """Bits of scales and zero points."""
-        return sum(self.weights.values()) + sum(self._activations.values())
-
 
 def select(
     selection: RowSelection, budget: Budget, sensitivity: Sensitivity, uniform: Mapping[str, Row | None]
@@ -215,25 +319,67 @@ def select(
 
     Where the budget says nothing of latency, it is held to that of `uniform`, if the budget allows.
     """
-    limits = selection.limits(budget)
+    for part in _parts(budget):
+        decision = _selected(selection, part, sensitivity, uniform)
+        if decision.keeps_limits and not _keeps(decision, budget):
+            continue
+        return decision
+    return decision
+
+
+def _parts(budget: Budget) -> list[Budget]:
+    """Budgets to try, one after the other, until what is best within one is within the budget itself.
+
+    A problem has one size. So of two limits on sizes, either one is the only one that matters, or both are put to the size of
+    the weights, with as much for all else as any choice may need.
+    """
+    if budget.weight_bits is None or budget.size is None:
+        return [budget]
+    return [dataclasses.replace(budget, weight_bits=None), dataclasses.replace(budget, size=None), budget]
+
+
+def _keeps(decision: Decision, budget: Budget) -> bool:
+    average = budget.weight_bits is None or decision.weight_bits <= budget.weight_bits
+    return average and (budget.size is None or decision.size_bytes <= budget.size)
+
+
+def _selected(
+    selection: RowSelection, budget: Budget, sensitivity: Sensitivity, uniform: Mapping[str, Row | None]
+) -> Decision:
+    problem, limits = selection.stated(budget), selection.limits(budget)
     implied = dict(limits)
     if budget.latency is None and budget.minimise != "latency" and uniform:
         implied["latency"] = selection.latency_of(uniform)
     try:
-        found = solve(selection.problem, budget.minimise, implied)
+        return _decision(selection, solve(problem, budget.minimise, implied), budget, sensitivity)
     except InfeasibleBudgetError:
-        try:
-            found = solve(selection.problem, budget.minimise, limits)
-        except InfeasibleBudgetError as error:
-            nearest = _decision(selection, error.best, budget, sensitivity)
-            return dataclasses.replace(nearest, unmet=_infeasible(selection, error, budget))
-    return _decision(selection, found, budget, sensitivity)
+        pass
+    try:
+        return _decision(selection, solve(problem, budget.minimise, limits), budget, sensitivity)
+    except InfeasibleBudgetError as error:
+        blamed = _blamed(selection, budget, limits, error)
+        nearest = _decision(selection, blamed.best, budget, sensitivity)
+        return dataclasses.replace(nearest, unmet=_infeasible(selection, blamed, budget), missed=blamed.limit)
+
+
+def _blamed(
+    selection: RowSelection, budget: Budget, limits: Mapping[Quantity, float], error: InfeasibleBudgetError
+) -> InfeasibleBudgetError:
+    """What is said of limits that cannot be kept: of the user's without the one on loss, if they cannot be kept either."""
+    if "loss" not in limits:
+        return error
+    stated: dict[Quantity, float] = {name: limit for name, limit in limits.items() if name != "loss"}
+    try:
+        solve(selection.stated(budget), budget.minimise, stated)
+    except InfeasibleBudgetError as without:
+        return without
+    return error
 
 
 def _decision(
     selection: RowSelection, found: Selection, budget: Budget, sensitivity: Sensitivity
 ) -> Decision:
-    weighed = alternatives(selection.problem, found)
+    weighed = alternatives(selection.stated(budget), found)
     regions = {}
     for index, region in enumerate(selection.regions):
         considered = tuple(
@@ -241,11 +387,16 @@ def _decision(
             for place, (row, item) in enumerate(zip(selection.rows[index], weighed[index], strict=True))
         )
         regions[region.name] = Weighed(selection.rows[index][found.choice[index]].name, considered)
-    cost = found.cost
+    cost = evaluate(selection.problem, found.choice)
+    beside = selection.fixed_bits if budget.weight_bits is None else selection.float_bits
+    limits = {str(name): limit + beside * (name == "size") for name, limit in found.limits.items()}
     return Decision(
-        minimise=budget.minimise, limits={str(name): limit for name, limit in found.limits.items()}, loss=cost.loss, weight_bits=cost.size / max(selection.weights, 1),
-        size_bytes=(cost.size + selection.fixed_bits) / 8, latency=cost.latency, bound=found.bound, optimal=found.optimal,
+        minimise=budget.minimise, limits=limits, loss=cost.loss,
+        weight_bits=selection.bits_per_weight(evaluate(selection.codes, found.choice).size),
+        size_bytes=(cost.size + selection.fixed_bits) / 8, latency=cost.latency,
+        bound=found.bound + beside * (budget.minimise == "size"), optimal=found.optimal,
         binding=found.binding, regions=regions, measure=sensitivity.measure,
+        sized="constants" if budget.weight_bits is None else "weights",
     )  # fmt: skip
 
 
@@ -256,28 +407,51 @@ def _own_loss(selection: RowSelection, region: int, option: int) -> float:
 
 
 def _infeasible(selection: RowSelection, error: InfeasibleBudgetError, budget: Budget) -> str:
-    names = [selection.regions[index].name for index in _heaviest(selection, error.best, error.limit)]
+    problem = selection.stated(budget)
+    names = [selection.regions[index].name for index in _heaviest(problem, error.best, error.limit)]
     most = f" Most of it is due to {', '.join(names)}." if names else ""
-    if error.limit == "size" and budget.weight_bits is not None:
-        least = error.tightest / max(selection.weights, 1)
-        if error.asked == math.floor(budget.weight_bits * selection.weights):
-            return f"--weight-bits {budget.weight_bits:g} cannot be met: the least that the target's rows allow is {least:.4g} bits per weight.{most}"
-    if error.limit == "size":
-        least = math.ceil((error.tightest + selection.fixed_bits) / 8)
+    others = " and ".join(
+        option for name, option in _OPTIONS.items() if name in error.kept and (name != "size" or budget.size)
+    )
+    kept = f" with {others} kept" if others else ""
+    if error.limit == "size" and selection.is_for_average(budget, error.asked):
+        least = selection.bits_per_weight(error.tightest)
         return (
-            f"--max-size {budget.size:g} cannot be met: the least that the target's rows allow is {least} bytes, of which "
-            f"{selection.fixed_bits // 8} are biases, scales and other constants.{most}"
+            f"--weight-bits {budget.weight_bits:g} cannot be met: the least that the target's rows allow{kept} is {_up(least)} bits per "
+            f"weight.{most}"
+        )
+    if error.limit == "size":
+        beside = selection.least_beside(budget)
+        weights = evaluate(selection.codes, error.best.choice).size + selection.float_bits
+        total = error.tightest + beside
+        return (
+            f"--max-size {budget.size:g} cannot be met: the least that the target's rows allow{kept} is {math.ceil(total / 8)} bytes, of "
+            f"which {math.floor((total - weights) / 8)} are biases, scales and other constants.{most}"
         )
     if error.limit == "latency":
-        return f"--max-latency cannot be met: the least that the target's rows allow is {error.tightest * 1e3:.4g} ms by its cost model.{most}"
-    return f"A predicted loss of {error.asked:.4g} cannot be met: the least that the target's rows allow is {error.tightest:.4g}.{most}"
+        asked, least = error.asked * 1e3, error.tightest * 1e3
+        return (
+            f"--max-latency {asked:g} cannot be met: the least that the target's rows allow{kept} is {_up(least)} ms by its cost model."
+            f"{most}"
+        )
+    return f"A predicted loss of {error.asked:.4g} cannot be met: the least that the target's rows allow{kept} is {error.tightest:.4g}.{most}"
 
 
-def _heaviest(selection: RowSelection, best: Selection, limit: Quantity) -> list[int]:
+_OPTIONS: Mapping[str, str] = {"size": "--max-size", "latency": "--max-latency"}
+
+
+def _up(number: float) -> str:
+    """A positive number in four digits, rounded up: what is named as the least can be asked for."""
+    places = 3 - math.floor(math.log10(number)) if number > 0 else 0
+    step = 10.0**-places
+    return f"{math.ceil(number / step * (1 - 1e-12)) * step:.4g}"
+
+
+def _heaviest(problem: SelectionProblem, best: Selection, limit: Quantity) -> list[int]:
     """The regions that make up most of a quantity, largest share first, at most five."""
-    forms = selection.problem.forms
+    forms = problem.forms
     shares = []
-    for options, index in zip(selection.problem.regions, best.choice, strict=True):
+    for options, index in zip(problem.regions, best.choice, strict=True):
         option = options[index]
         shares.append(
             getattr(option.cost, limit)

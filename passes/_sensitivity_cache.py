@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 VARIABLE = "QCOMPILER_CACHE"
 """Environment variable: another folder for the cache, or "off"."""
 
-_VERSION = 1
+_VERSION = 2
 
 
 def cache_folder() -> Path | None:

@@ -157,7 +157,11 @@ def uniform_choice(problem: Problem, prefer: tuple[str, ...] = ()) -> dict[str, 
 
 
 def _follow_consumers(problem: Problem, rows: Mapping[str, list[Row]], choice: dict[str, Row | None]) -> None:
-    """Quantizes ops that only pass values on where what reads them asks for an encoding, from the graph's end to its start."""
+    """Quantizes ops that only pass values on where what reads them asks for an encoding, from the graph's end to its start.
+
+    Of rows that can write what is asked for, one that reads the finest such encoding, too: what is passed on in fewer bits
+    than it is read in afterwards has lost them.
+    """
     wanted = demands(problem, choice)
     for region in reversed(problem.regions):
         if region.kernel is None or region.kernel.quantize == "always":
@@ -166,8 +170,11 @@ def _follow_consumers(problem: Problem, rows: Mapping[str, list[Row]], choice: d
         asked = [wanted[use].spec for value in outputs for use in value.uses if use in wanted]
         fitting = [row for row in rows[region.name] if set(asked) <= set(problem.target.output_specs(row))]
         if asked and fitting and not any(value.is_output for value in outputs):
-            choice[region.name] = fitting[0]
-            wanted.update(demands(problem, {region.name: fitting[0]}, [region]))
+            finest = max(asked, key=lambda spec: spec.numeric.bits)
+            alike = (row for row in fitting if finest in problem.target.row_specs(row).values())
+            chosen = next(alike, fitting[0])
+            choice[region.name] = chosen
+            wanted.update(demands(problem, {region.name: chosen}, [region]))
 
 
 def _agree(problem: Problem, rows: dict[str, list[Row]], choice: dict[str, Row | None]) -> None:

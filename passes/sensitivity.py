@@ -48,6 +48,8 @@ class SensitivityAnalysis(Pass):
     and in a tight budget all but one form of a value, run for some values only; what was not run follows from the other
     forms of the value, which also make better what few samples say. `measured=all` runs every form.
 
+    Weights of convolutions are run with their biases corrected, as they will be.
+
     `weight_range` is as in `assign_precision`. Results are kept in the user's cache folder, below qcompiler/sensitivity; the
     environment variable QCOMPILER_CACHE names another folder, or is "off".
     """
@@ -85,7 +87,9 @@ class SensitivityAnalysis(Pass):
             )
         imported = Imported(graph, graph.facts.get(IMPORTED) or {})
         encoder = GroupEncoder(problem, graph.facts[RANGES], imported, self.weight_range)
-        experiments = [Experiment(uses, encoder.of_form(form, uses)) for form, uses in forms.items()]
+        experiments = [
+            Experiment.of(form.value, uses, encoder.of_form(form, uses)) for form, uses in forms.items()
+        ]
         laboratory = Laboratory(graph, context.calibration, self.measure)
         chosen, count = self._plan(list(forms), experiments, laboratory)
         samples = laboratory.samples(count)

@@ -37,16 +37,29 @@ def code_bits(value: Value, spec: EncodingSpec) -> int:
     return elements(value) * spec.numeric.bits
 
 
+def in_bytes(bits: int) -> int:
+    """Bits of whole bytes: every constant begins with a byte of its own."""
+    return -(-bits // 8) * 8
+
+
 def parameter_bits(form: Form) -> int:
-    """The bits that scales and zero points of a form take."""
+    """The bits that scales and zero points of a form take, and what is subtracted where the bias keeps the offset.
+
+    Zero points are stored even where they are all zero: in ONNX they say what type the codes have.
+    """
     count = 1
     if form.axis is not None and form.value.shape is not None:
         size = form.value.shape[form.axis]
         count = size if isinstance(size, int) else 1
         if form.spec.block is not None:
             count = elements(form.value) // form.spec.block
-    affine = form.spec.numeric.is_integer and not form.spec.symmetric
-    return count * (_SCALE_BITS + (form.spec.numeric.bits if affine else 0))
+    offset = 2 * _SCALE_BITS if form.spec.offset == "bias" else 0
+    return count * _SCALE_BITS + in_bytes(count * _carrier_bits(form.spec)) + offset
+
+
+def _carrier_bits(spec: EncodingSpec) -> int:
+    """The bits of one element of the type that a format's codes are stored as where they are not packed."""
+    return max(entry.bits for entry in FORMATS.values() if entry.dtype == spec.numeric.dtype)
 
 
 class CostModel:
@@ -70,7 +83,7 @@ class CostModel:
         if not self.known:
             raise TargetError(
                 f"{self.target.label} states neither rates nor a bandwidth for this device, so that there is no latency to limit: leave "
-                f"--max-latency out, or give the device `rate` and `bandwidth` in {self.target.file}."
+                f"--max-latency (and --minimise latency) out, or give the device `rate` and `bandwidth` in {self.target.file}."
             )
 
     def region(self, region: Region, row: Row | None) -> float:

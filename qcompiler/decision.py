@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qcompiler.ir.facts import Fact
 
@@ -17,7 +17,7 @@ class Considered:
         row: Its name.
         own_loss: Predicted loss of what it reads, in the unit of `Decision.measure`.
         loss: By how much the predicted loss would change if this region alone ran as this row.
-        size: Likewise the size of weights, bits.
+        size: Likewise the size, bits: of what `Decision.sized` names.
         latency: Likewise the latency, seconds.
         breaks: The limits that would be exceeded.
     """
@@ -44,7 +44,8 @@ class Decision:
 
     Attributes:
         minimise: What was made as small as possible: "loss", "size" or "latency".
-        limits: The limits, as the problem had them: size in bits of weights, latency in seconds, loss.
+        limits: The limits: size in bits, of weights alone where their average is limited, else of all constants; latency in
+            seconds; loss.
         loss: Predicted loss.
         weight_bits: Average bits per weight.
         size_bytes: Predicted bytes of weights and tables.
@@ -55,6 +56,8 @@ class Decision:
         regions: By region name.
         measure: What losses are, see `Sensitivity.measure`.
         unmet: Why the limits cannot be kept, where they cannot: the choice is then the one that comes nearest.
+        missed: The limit that cannot be kept; empty where all are. "loss" is none of the user's: searches set it.
+        sized: What the limit on size is about.
     """
 
     minimise: str
@@ -69,6 +72,13 @@ class Decision:
     regions: Mapping[str, Weighed] = field(default_factory=dict)
     measure: str = ""
     unmet: str = ""
+    missed: str = ""
+    sized: Literal["weights", "constants"] = "constants"
+
+    @property
+    def keeps_limits(self) -> bool:
+        """Whether all limits of the user's are kept."""
+        return self.missed in ("", "loss")
 
     def to_json(self) -> dict[str, Any]:
         """As in report.json."""
@@ -78,7 +88,7 @@ class Decision:
 def weighed_reason(decision: Decision, weighed: Weighed) -> str:
     """Why a region runs as its row, in a sentence."""
     chosen = next(item for item in weighed.considered if item.row == weighed.row)
-    within = ", ".join(_LIMITS[name](limit) for name, limit in decision.limits.items())
+    within = ", ".join(_limit(name, limit, decision.sized) for name, limit in decision.limits.items())
     within = f" within {within}" if within else ""
     return f"{weighed.row}: the least {decision.minimise} of the whole{within}; what it reads loses {chosen.own_loss:.3g} (predicted)"
 
@@ -98,11 +108,11 @@ def _refused(item: Considered) -> str:
     return f"legal; instead: {', '.join(changes)} (predicted){broken}"
 
 
-_LIMITS: Mapping[str, Callable[[float], str]] = {
-    "size": lambda limit: f"{limit / 8:,.0f} bytes of weights",
-    "latency": lambda limit: f"{limit * 1e3:.4g} ms",
-    "loss": lambda limit: f"a loss of {limit:.3g}",
-}
+def _limit(name: str, limit: float, sized: str) -> str:
+    if name == "size":
+        return f"{limit / 8:,.0f} bytes of {sized}"
+    return f"{limit * 1e3:.4g} ms" if name == "latency" else f"a loss of {limit:.3g}"
+
 
 DECISION = Fact[Decision](
     "decision", "rows were chosen under a budget, and what others would have cost is known"

@@ -115,14 +115,16 @@ def _combinations(row: dict[str, Any]) -> list[dict[str, Any]]:
     operands = row.get("operands")
     if not isinstance(operands, dict) or not any(isinstance(given, list) for given in operands.values()):
         return [row]
+    if [] in operands.values():
+        return [row]  # it would be no row at all: the reader says what is wrong
     listed = [given if isinstance(given, list) else [given] for given in operands.values()]
     made = []
     for chosen in itertools.product(*listed):
         mine = dict(zip(operands, chosen, strict=True))
-        name = row.get("name")
-        if isinstance(name, str):
-            name = re.sub(r"\{(\w+)\}", _naming(mine), name)
-        made.append({**row, "name": name, "operands": mine})
+        one = {**row, "operands": mine}
+        if isinstance(row.get("name"), str):
+            one["name"] = re.sub(r"\{(\w+)\}", _naming(mine), row["name"])
+        made.append(one)
     return made
 
 

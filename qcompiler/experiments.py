@@ -44,10 +44,20 @@ class Experiment:
     Attributes:
         uses: The uses that read it so.
         encoding: How; of a value computed at run time, per tensor.
+        corrected: Whether the bias of the nodes that read a weight takes back what rounding it does to their outputs on
+            average, channel by channel, as it will when the model is compiled. Of convolutions only: elsewhere a run has
+            too few positions to tell the mean.
     """
 
     uses: tuple[Use, ...]
     encoding: Encoding
+    corrected: bool = False
+
+    @classmethod
+    def of(cls, value: Value, uses: tuple[Use, ...], encoding: Encoding) -> Experiment:
+        """A value in an encoding, with biases corrected where they can be."""
+        nodes = {use.node for use in uses}
+        return cls(uses, encoding, value.is_constant and all(map(_corrects, nodes)))
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,7 @@ class _Builder:
         self._blocks: dict[Value, list[Value]] = {}
         self._repeated: dict[tuple[Value, int], Value] = {}
         self._checked = False
+        self._axes: dict[int, Value] = {}
         # Base values keep their names, so that control-flow bodies find what they read.
         for value in graph.inputs:
             self._runs[value] = _Run(self._new.add_input(value.name, value.dtype, value.shape))
@@ -195,6 +206,8 @@ class _Builder:
             renamed = {value.name: taken[value].name for value in node.captures}
             outputs = [None if value is None else self._fresh(value) for value in node.outputs]
             self._copy(node, inputs, renamed, outputs)
+            if slots and self._experiments[group[0]].corrected:
+                outputs = [self._corrected(node, outputs[0])]
             for value, output in zip(node.outputs, outputs, strict=True):
                 if value is not None and output is not None:
                     self._runs[value].add(Part(output, group))
@@ -266,6 +279,18 @@ class _Builder:
             return self._new.add_constant(original.name, encoded_constant(original, encoding))
         return add_fake_quantize(self._new, read, original.dtype, encoding)
 
+    def _corrected(self, node: Node, output: Value | None) -> Value:
+        """An output without the difference of its channels' means from those of the base."""
+        assert output is not None
+        rank = node.output.rank or 0
+        if rank not in self._axes:
+            axes = np.array([0, *range(2, rank)], np.int64)
+            self._axes[rank] = self._new.add_constant("qcompiler.axes", axes)
+        base = self._runs[node.output].base
+        gap = self._op("Sub", [output, base])
+        mean = self._op("ReduceMean", [gap[0], self._axes[rank]], keepdims=1)
+        return self._op("Sub", [output, mean[0]])[0]
+
     # -- joining -----------------------------------------------------------------------------------------------
 
     def _join(self, present: list[Value]) -> None:
@@ -322,6 +347,16 @@ class _Builder:
 
 
 # -- pieces ----------------------------------------------------------------------------------------------------
+
+
+def _corrects(node: Node) -> bool:
+    """Whether a node is a convolution that has, or could have, a constant bias."""
+    bias = node.input(2)
+    return (
+        node.is_op("Conv", "ConvTranspose")
+        and node.output.rank is not None
+        and (bias is None or bias.is_constant)
+    )
 
 
 def by_node(experiment: Experiment) -> dict[Node, tuple[int, ...]]:

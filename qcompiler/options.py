@@ -73,6 +73,9 @@ class Options:
         if self.minimise not in ("size", "latency"):
             raise OptionError(f"--minimise is {self.minimise!r}{suggest(self.minimise, ('size', 'latency'))}")
         self.budget()  # refuses limits that make no sense
+        if self.plan is not None and (self.pareto or self.max_latency is not None):
+            given = "--pareto compares plans" if self.pareto else "--max-latency limits the choice of rows"
+            raise OptionError(f"{given}, and --plan leaves nothing to choose; leave one of the two out.")
 
     def budget(self) -> Budget | None:
         """What precision assignment is limited to; None where nothing limits it."""

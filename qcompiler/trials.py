@@ -29,6 +29,15 @@ _ATTEMPTS = 7
 _POINTS = 8  # of a front
 
 
+Rows = tuple[str, ...]
+"""The row of every region, in graph order: all that a plan decides; encodings follow."""
+
+
+def rows_of(plan: Plan) -> Rows:
+    """The rows of a plan."""
+    return tuple(region.row for region in plan.regions)
+
+
 @dataclass(frozen=True)
 class Trial:
     """An assignment, compiled and measured.
@@ -37,7 +46,6 @@ class Trial:
         budget: What it was limited to.
         decision: How its rows were chosen.
         plan: Its plan.
-        graph: The reference graph.
         records: What each pass did.
         evaluation: The measurement.
         size: Bytes of weights and tables.
@@ -46,10 +54,14 @@ class Trial:
     budget: Budget
     decision: Decision
     plan: Plan
-    graph: Graph
     records: tuple[PassRecord, ...]
     evaluation: Evaluation
     size: int
+
+    @property
+    def rows(self) -> Rows:
+        """What tells it from other trials."""
+        return rows_of(self.plan)
 
     @property
     def drop(self) -> float:
@@ -78,7 +90,45 @@ class Trial:
 
 
 Compile = Callable[[Budget], Trial]
-"""Compiles and measures what is best within a budget."""
+"""Compiles and measures what is best within a budget; what has been measured before is not measured again."""
+
+
+@dataclass
+class Best:
+    """The best trial so far with its graph: the only graph that outlives its trial.
+
+    Attributes:
+        allowed: The most that the metric may get worse; None: the first trial is the best.
+        minimise: What is compared among trials that keep everything: "size" or "latency".
+        trial: The best one.
+        graph: Its reference graph.
+    """
+
+    allowed: float | None
+    minimise: str = "size"
+    trial: Trial | None = None
+    graph: Graph | None = None
+
+    def offer(self, trial: Trial, graph: Graph) -> None:
+        """Keeps a trial and its graph if none was better."""
+        better = self.trial is None or (
+            self.allowed is not None
+            and self._rank(trial, self.allowed) < self._rank(self.trial, self.allowed)
+        )
+        if better:
+            self.trial, self.graph = trial, graph
+
+    def _rank(self, trial: Trial, allowed: float) -> tuple[float, ...]:
+        keeps, within = trial.decision.keeps_limits, is_within(trial, allowed)
+        if not (keeps and within):
+            return (1, not within, trial.drop, not keeps, trial.error)
+        first = trial.decision.latency if self.minimise == "latency" else trial.size
+        return (0, first, trial.drop, trial.size, trial.error)
+
+
+def is_within(trial: Trial, allowed: float) -> bool:
+    """Whether a trial's metric is no worse than allowed, but for rounding."""
+    return trial.drop <= allowed + 1e-12
 
 
 def smallest_within(compiled: Compile, base: Budget, allowed: float) -> Iterator[Trial]:
@@ -95,21 +145,22 @@ def smallest_within(compiled: Compile, base: Budget, allowed: float) -> Iterator
     passed: float | None = None
     failed: float | None = None
     limit = _FIRST_LOSS
-    seen: dict[tuple[str, ...], bool] = {}
+    seen: dict[Rows, bool] = {}
     for _ in range(_ATTEMPTS):
         trial = compiled(dataclasses.replace(base, loss=limit))
-        rows = tuple(region.row for region in trial.plan.regions)
-        known = rows in seen
-        within = seen.setdefault(rows, trial.drop <= allowed + 1e-12)
+        known = trial.rows in seen
+        within = seen.setdefault(trial.rows, is_within(trial, allowed))
         if not known:
             yield trial
+        if not trial.decision.keeps_limits:
+            return  # whatever the loss, these are not kept
         if within:
-            passed = limit
+            passed = limit = max(limit, trial.decision.loss)
             if failed is None and trial.decision.loss < limit / _WIDEN:
                 return  # nothing smaller is left to try
         else:
             failed = limit
-            if trial.decision.unmet:
+            if trial.decision.missed:
                 return  # this is the least loss that there is
         if passed is not None and failed is not None:
             if failed / passed < _CLOSE:
@@ -126,22 +177,29 @@ def front(compiled: Compile, base: Budget) -> Iterator[Trial]:
         compiled(dataclasses.replace(base, minimise="loss")),
     ]
     low, high = (max(trial.decision.weight_bits, 1e-3) for trial in ends)
-    seen: set[tuple[str, ...]] = set()
+    seen: set[Rows] = set()
     for index in range(_POINTS):
         bits = low * (max(high, low) / low) ** (index / (_POINTS - 1))
         if index in (0, _POINTS - 1):
             trial = ends[bool(index)]
         else:
             trial = compiled(dataclasses.replace(base, weight_bits=bits, minimise="loss"))
-        rows = tuple(region.row for region in trial.plan.regions)
-        if rows not in seen:
-            seen.add(rows)
+        if trial.rows not in seen:
+            seen.add(trial.rows)
             yield trial
 
 
+def distinct(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials without those whose rows an earlier one has."""
+    found: dict[Rows, Trial] = {}
+    for trial in trials:
+        found.setdefault(trial.rows, trial)
+    return list(found.values())
+
+
 def undominated(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials than which no other is at least as small, as fast and as accurate; smallest first."""
-    listed = list(trials)
+    """The trials than which no other is at least as small, as fast and as accurate, each once; smallest first."""
+    listed = distinct(trials)
     key = [(trial.size, trial.decision.latency, trial.drop, trial.error) for trial in listed]
     kept = [
         trial

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 
-from qcompiler.report import words
-from qcompiler.report.rich_tables import Text, fields, grid
+from qcompiler.report import choice, words
+from qcompiler.report.rich_tables import Text, column, fields, grid, table
 
 Node = Mapping[str, Any]
 
@@ -82,7 +82,10 @@ def _explain(report: words.Report, node: Node) -> RenderableType:
         rows.append(("Region", Text(f"{words.limited(members, 8)}; edges inside are never quantized")))
     if node["origin"] != [node["name"]]:
         rows.append(("Comes from", Text(words.limited(node["origin"], 8))))
-    rows.append(("Refused", _refused(node)))
+    weighed = choice.weighed(report, node["region"])
+    if weighed is not None:
+        rows += _weighed(report, weighed)
+    rows.append(("Refused", _refused(node, weighed)))
     rows.append(("Reads", _encodings(node["encodings"], "floats only")))
     rows.append(
         (
@@ -92,6 +95,9 @@ def _explain(report: words.Report, node: Node) -> RenderableType:
             else _encodings(node["stored"], _unstored(report, node)),
         )
     )
+    losses = [item for item in choice.value_losses(report) if node["name"] in item.readers]
+    if losses:
+        rows.append(("Losses", _losses(report, losses)))
     said = list(_said(report, node))
     if said:
         rows.append(("Passes say", Text("\n".join(said))))
@@ -104,11 +110,74 @@ def _decided_by(report: words.Report) -> str:
     return f"{decider or 'the pipeline'}, recorded in plan.json"
 
 
-def _refused(node: Node) -> RenderableType:
-    if not node["refused"]:
-        return Text("nothing: there was no other row")
+def _weighed(report: words.Report, weighed: Mapping[str, Any]) -> list[tuple[str, RenderableType]]:
+    """The choice that the region's row is part of, what decided here, and all rows with what each would have meant."""
+    limits = list(choice.limit_texts(report).values())
+    goal = Text(choice.goal_text(report))
+    if report["assignment"]["unmet"]:
+        goal.add(f"\n{report['assignment']['unmet']}")
+    else:
+        goal.add("".join(f"\nwithin {limit}" for limit in limits))
+    return [
+        ("Chosen for", goal),
+        ("Decided", Text(choice.decided_text(report, weighed))),
+        ("Rows", _rows(report, weighed)),
+    ]
+
+
+def _rows(report: words.Report, weighed: Mapping[str, Any]) -> RenderableType:
+    considered = sorted(weighed["considered"], key=lambda item: float(item["own_loss"]))
+    factor, unit = choice.time_unit(max(abs(item["latency"]) for item in considered))
+    timed = any(item["latency"] for item in considered)
+    body = table("", "row")
+    for name in ("loss", "of all", "bytes", *([unit] if timed else [])):
+        column(body, name, right=True, fixed=True)
+    column(body, "breaks")
+    for item in considered:
+        chosen = item["row"] == weighed["row"]
+        cells = ["", "", ""] if chosen else [f"{item['loss']:+.2e}", f"{item['size'] / 8:+,.0f}", f"{item['latency'] * factor:+,.1f}"]  # fmt: skip
+        body.add_row(
+            Text("▸" if chosen else ""),
+            Text(item["row"], style="bold" if chosen else ""),
+            Text(f"{item['own_loss']:.2e}"),
+            *(Text(cell) for cell in cells[: 3 if timed else 2]),
+            Text("chosen" if chosen else choice.and_text(list(item["breaks"]))),
+        )
+    note = "loss of what a row reads; then the change of the whole model, all predicted, if this region alone ran so"
+    return Group(body, Text(note, style="dim"))
+
+
+def _losses(report: words.Report, losses: list[choice.ValueLosses]) -> RenderableType:
+    sensitivity = report["sensitivity"]
+    parts: list[RenderableType] = []
+    for item in losses:
+        body = table("", "encoding")
+        for name in ("loss", "± standard error"):
+            column(body, name, right=True, fixed=True)
+        column(body, "")
+        for tried in item.tried:
+            body.add_row(
+                Text("▸" if tried.chosen else ""),
+                Text(tried.encoding, style="bold" if tried.chosen else ""),
+                Text("not finite" if tried.loss is None else f"{tried.loss:.2e}"),
+                Text(f"{tried.error:.1e}" if tried.error else "0"),
+                Text("measured" if tried.measured else "inferred from the others"),
+            )
+        parts += [Text(item.value), Padding(body, (0, 0, 0, 2))]
+    samples = words.count_text(sensitivity["samples"], "calibration sample")
+    note = f"{choice.measure_text(sensitivity['measure'])}, if only this value is stored so; {samples}"
+    return Group(*parts, Text(note, style="dim"))
+
+
+def _refused(node: Node, weighed: Mapping[str, Any] | None) -> RenderableType:
+    legal = {item["row"] for item in weighed["considered"]} if weighed is not None else set()
+    refused = [item for item in node["refused"] if item["row"] not in legal]
+    if not refused:
+        return Text(
+            "nothing: there was no other row" if not node["refused"] else "nothing: all rows are legal"
+        )
     body = grid()
-    for item in node["refused"]:
+    for item in refused:
         body.add_row(Text(item["row"]), Text(item["reason"]))
     return body
 

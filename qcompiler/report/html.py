@@ -10,7 +10,9 @@ from typing import Any
 
 from qcompiler.report import words
 from qcompiler.report.elements import Content, Html, definitions, element, head, listing, table, together
+from qcompiler.report.html_choice import search_section, sensitivity_section
 from qcompiler.report.html_nodes import format_class, format_mark, node_table, strip
+from qcompiler.report.plots import Part, bar
 
 _SIGNS = {"good": "✓", "caution": "!", "bad": "✕", "plain": ""}
 
@@ -23,6 +25,8 @@ def render_html(report: Mapping[str, Any]) -> str:
     """
     sections = [
         ("precision", "Precision", _precision(report)),
+        ("sensitivity", "What precision costs", sensitivity_section(report)),
+        ("search", "Search", search_section(report)),
         ("nodes", "Nodes", _nodes(report)),
         ("accuracy", "Accuracy", _accuracy(report)),
         ("verification", "Verification", _verification(report)),
@@ -65,6 +69,7 @@ def _header(report: Mapping[str, Any]) -> Html:
         element("h1", report["model"]["name"], element("span", " for ", class_="to"), words.label(report)),
         element("div", report["target"]["title"], class_="soft"),
         element("div", f"{_SIGNS[verdict.level]} {verdict.text}", detail, class_=f"verdict {verdict.level}"),
+        [element("p", text) for text in words.unmet(report)],
         element("p", element("b", "About this device: "), note) if note else None,
         [element("h3", "What is not as planned"), listing(problems)] if problems else None,
         element("dl", tiles, class_="facts"),
@@ -108,43 +113,47 @@ def _links(names: list[str], numbers: Mapping[str, int]) -> Html:
 
 
 def _weights(weights: list[Mapping[str, Any]]) -> Html:
-    """A bar as long as the weights in float32 were, filled with what they take now."""
-    full = sum(row["parameters"] for row in weights) * 4 or 1
+    """Two bars: the parameters by format, and the bytes of them, as long as the weights in float32 were."""
+    count = sum(row["parameters"] for row in weights)
     total = sum(row["bytes"] for row in weights)
-    bars, left = [], 0.0
-    for row in weights:
-        width = 1000 * row["bytes"] / full
-        title = element("title", f"{row['format']}: {words.size_text(row['bytes'])}")
-        bars.append(
-            element(
-                "rect",
-                title,
-                x=f"{left:.2f}",
-                y="0",
-                width=f"{width:.2f}",
-                height="10",
-                class_=format_class(row["format"]),
-            )
-        )
-        left += width
-    picture = element(
-        "svg", bars, class_="bars", viewBox=f"0 0 {max(1000.0, left):.0f} 10", preserveAspectRatio="none",
-        role="img", aria_label="Bytes of weights by format",
+    shares = [100 * row["parameters"] / (count or 1) for row in weights]
+    parameters = bar(
+        [
+            Part(f"{row['format']}: {row['parameters']:,} parameters, {share:.3g} %", row["parameters"], format_class(row["format"]))
+            for row, share in zip(weights, shares, strict=True)
+        ],
+        count,
+        "Parameters by format",
     )  # fmt: skip
+    taken = bar(
+        [
+            Part(
+                f"{row['format']}: {words.size_text(row['bytes'])}", row["bytes"], format_class(row["format"])
+            )
+            for row in weights
+        ],
+        4 * count,
+        "Bytes of weights by format",
+    )
     cells = [
         (
             format_mark(row["format"]),
             f"{row['bits']}",
             f"{row['tensors']:,}",
             f"{row['parameters']:,}",
+            f"{share:.1f} %",
             words.size_text(row["bytes"]),
         )
-        for row in weights
+        for row, share in zip(weights, shares, strict=True)
     ]
-    saved = f"{words.size_text(total)} of the {words.size_text(full)} that the weights take in float32, without scales."
-    names = ("Format", "Bits", "Tensors", "Parameters", "Size")
+    saved = f"{words.size_text(total)} of the {words.size_text(4 * count)} that the weights take in float32, without scales."
+    names = ("Format", "Bits", "Tensors", "Parameters", "Share", "Size")
     return together(
-        picture, element("p", saved, class_="soft"), table(names, cells, classes=("", "n", "n", "n", "n"))
+        element("p", f"Of {words.count_text(count, 'parameter')}:", class_="soft"),
+        parameters,
+        element("p", saved, class_="soft"),
+        taken,
+        table(names, cells, classes=("", "n", "n", "n", "n", "n")),
     )
 
 

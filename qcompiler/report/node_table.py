@@ -9,6 +9,7 @@ from qcompiler import ops
 from qcompiler.ir.encoding import FORMATS
 
 if TYPE_CHECKING:
+    from qcompiler.decision import Decision, Weighed
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node, Value
     from qcompiler.ir.plan import Plan, PlannedGroup
@@ -18,9 +19,15 @@ _STORAGE = {"float8_e4m3fn": "float8e4m3", "float4_e2m1fn": "float4e2m1"}
 _DECODERS = ("DequantizeLinear", "Cast")
 
 
-def node_rows(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
-    """The entries of `nodes`, in graph order: what the plan covers; Q/DQ and the like are not among them."""
-    view = _PlanView(plan)
+def node_rows(graph: Graph, plan: Plan, decision: Decision | None = None) -> list[dict[str, Any]]:
+    """The entries of `nodes`, in graph order: what the plan covers; Q/DQ and the like are not among them.
+
+    Args:
+        graph: The compiled graph.
+        plan: Its plan.
+        decision: How the plan's rows were chosen, where a budget did.
+    """
+    view = _PlanView(plan, decision)
     return [view.row(node) for node in graph.topological() if node.name in view.regions]
 
 
@@ -87,13 +94,42 @@ def _weights(graph: Graph) -> Iterator[tuple[Node, Value]]:
             yield node, value
 
 
+def _sensitivity(weighed: Weighed) -> dict[str, Any]:
+    """What a region's row loses, and what each other row would have changed; units that people read."""
+    chosen = next(item for item in weighed.considered if item.row == weighed.row)
+    return {
+        "loss": _short(chosen.own_loss),
+        "alternatives": [
+            {
+                "row": item.row,
+                "loss": _short(item.own_loss),
+                "change": {
+                    "loss": _short(item.loss),
+                    "size_bytes": _short(item.size / 8),
+                    "latency_ms": _short(item.latency * 1e3),
+                },
+                "breaks": list(item.breaks),
+            }
+            for item in weighed.considered
+            if item is not chosen
+        ],
+    }
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.6g}")
+
+
 class _PlanView:
     """The plan by node, use and value."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, decision: Decision | None) -> None:
         self.regions = plan.region_of()
         self.uses, self.stored = plan.group_of_use(), plan.group_of_value()
         self.float_format = plan.float_format
+        self.sensitivities = (
+            {name: _sensitivity(weighed) for name, weighed in decision.regions.items()} if decision else {}
+        )
         self.value_of_use = {(use.node, use.slot): use.value for group in plan.groups for use in group.uses}
 
     def row(self, node: Node) -> dict[str, Any]:
@@ -123,7 +159,7 @@ class _PlanView:
                 for value in node.outputs
             ),
             "outputs": outputs,
-            "sensitivity": None,
+            "sensitivity": self.sensitivities.get(region.name),
             "reason": region.reason,
             "refused": [{"row": item.row, "reason": item.reason} for item in region.refused],
             "encodings": [

@@ -51,7 +51,7 @@ def make_report(
 ) -> dict[str, Any]:
     """The content of report.json; docs/report.md lists the keys."""
     device = target.device.get(target.chosen_device)
-    nodes, weights = node_rows(graph, plan), weight_rows(graph, plan)
+    nodes, weights = node_rows(graph, plan, decision), weight_rows(graph, plan)
     return {
         "qcompiler": version(),
         "model": {

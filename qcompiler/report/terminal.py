@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 
-from qcompiler.report import words
+from qcompiler.report import choice, words
 from qcompiler.report.catalog import (
     model_summary,
     pass_page,
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def summary(report: words.Report) -> RenderableType:
-    """The verdict, the facts behind it, what stays float and why, and the next step."""
+    """The verdict, the facts behind it, what was searched, what stays float and why, and the next step."""
     verdict, model = words.verdict(report), report["model"]
     head = Text(verdict.text, style=f"bold {STYLES[verdict.level]}".strip())
     if verdict.detail:
@@ -63,12 +63,18 @@ def summary(report: words.Report) -> RenderableType:
     if report["target"].get("note"):
         rows.append(("", Text(f"Note: {report['target']['note']}", style=STYLES["caution"])))
     rows += [(fact.label, _fact(fact)) for fact in words.facts(report)]
+    if report.get("assignment") is not None:
+        binding = "" if report["assignment"]["unmet"] else f"; {choice.binding_text(report)}"
+        rows.append(("Assignment", Text(f"{choice.goal_text(report)}{binding}")))
     took = f"{words.seconds_text(report['seconds'])}, {words.size_text(report['peak_rss_bytes'])} of memory"
     rows.append(("Took", Text(took)))
     parts: list[RenderableType] = [Panel(head, expand=False), Padding(fields(rows), (0, 1))]
+    if words.unmet(report):
+        parts += ["", _list("Not met", words.unmet(report), len(words.unmet(report)))]
     problems = (report.get("verify") or {}).get("problems") or []
     if problems:
         parts += ["", _list("Problems", problems[:10], len(problems))]
+    parts += _searched(report)
     reasons = words.float_reasons(report)
     if reasons:
         parts += ["", Text("Stays float", style="bold"), _reasons(reasons)]
@@ -106,6 +112,42 @@ def _reasons(reasons: list[tuple[str, list[str]]]) -> RenderableType:
     if len(reasons) > 8:
         body.add_row(Text(""), Text(f"and {len(reasons) - 8} more reasons, in report.html", style="dim"))
     return Padding(body, (0, 2))
+
+
+_MOST_TRIALS = 12
+
+
+def _searched(report: words.Report) -> list[RenderableType]:
+    """The steps of the search for a drop, and the front, where there are any."""
+    parts: list[RenderableType] = []
+    steps, front = choice.steps(report), report.get("pareto") or []
+    if steps:
+        names = [f"loss ≤ {trial['loss_limit']:.3g}" for trial in steps]
+        parts += ["", Text("Search", style="bold"), _trials(report, "limit", names, steps)]
+    if front:
+        names = [point["plan"] for point in front]
+        parts += ["", Text("Front", style="bold"), _trials(report, "plan", names, front)]
+    return parts
+
+
+def _trials(
+    report: words.Report, head: str, names: list[str], trials: list[Mapping[str, Any]]
+) -> RenderableType:
+    timed = any(trial["latency_ms"] for trial in trials)
+    body = table("", head)
+    for title in ("size", "bits", "drop", "SQNR", *(["latency"] if timed else [])):
+        column(body, title, right=True)
+    for name, trial in list(zip(names, trials, strict=True))[:_MOST_TRIALS]:
+        chosen = choice.is_chosen(report, trial)
+        cells = [
+            name,
+            *(text for key, text in choice.trial_texts(report, trial).items() if key != "latency" or timed),
+        ]
+        style = "bold" if chosen else ""
+        body.add_row(Text("▸" if chosen else ""), *(Text(cell, style=style) for cell in cells))
+    more = len(trials) - _MOST_TRIALS
+    told = Text(f"and {more:,} more, in report.html", style="dim") if more > 0 else None
+    return Padding(Group(body, told) if told is not None else body, (0, 2))
 
 
 def nodes_table(report: words.Report) -> RenderableType:

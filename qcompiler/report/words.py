@@ -135,6 +135,7 @@ def verdict(report: Report) -> Fact:
     if not report["budget"]["met"]:
         budget, metric = _budget(report), report.get("metric")
         detail = f"{_drop(metric)}, {budget.detail} allowed" if metric is not None else budget.detail
+        detail = "" if unmet(report) else detail
         return Fact("Verdict", "Compiled, but a stated budget is not met", detail, "bad")
     if verify is not None and not verify["passed"]:
         return Fact(
@@ -150,6 +151,11 @@ def verdict(report: Report) -> Fact:
     if not verify["ran"]:
         return Fact("Verdict", "Compiled, checked against rules only", level="caution")
     return Fact("Verdict", "Compiled and verified", level="good")
+
+
+def unmet(report: Report) -> list[str]:
+    """What is said of each stated limit that is not kept."""
+    return list(report["budget"].get("unmet") or ())
 
 
 def facts(report: Report) -> list[Fact]:
@@ -190,20 +196,36 @@ def _accuracy(report: Report) -> Fact:
     if metric["float"] is None or math.isinf(metric["float"]):
         return Fact("Accuracy", metric_text(after, unit), detail)
     text = change_text(metric_text(metric["float"], unit), metric_text(after, unit))
-    return Fact("Accuracy", text, f"{_drop(metric)}; {detail}")
+    doubt = _doubt(report)
+    detail = "; ".join(filter(None, (_drop(metric, sure=True), detail, doubt)))
+    return Fact("Accuracy", text, detail, "caution" if doubt else "plain")
 
 
-def _drop(metric: Mapping[str, Any]) -> str:
+def _doubt(report: Report) -> str:
+    """That the samples cannot tell whether a stated limit on the drop is kept, where they cannot."""
+    error, allowed = report["metric"].get("drop_error"), report["budget"]["asked"].get("max_drop")
+    if error is None or allowed is None or error <= allowed:
+        return ""
+    return (
+        f"these samples do not tell {allowed * 100:.3g} points from none: more of them would say more surely "
+        "that --max-drop is kept"
+    )
+
+
+def _drop(metric: Mapping[str, Any], *, sure: bool = False) -> str:
+    """How much worse the metric is; `sure`: and how surely that is known."""
     drop = metric.get("drop")
     if drop is None:
         return "difference unknown"
+    error = metric.get("drop_error") if sure else None
+    doubt = f", ± {error * 100:.2g} at 95 %" if error is not None else ""
     if drop == 0:
-        return "no difference"
+        return f"no difference{doubt}"
     word = "worse" if drop > 0 else "better"
     if metric["unit"] != "fraction":
         return f"{abs(drop):.3g} {metric['unit']}".rstrip() + f" {word}"
     samples = round(abs(drop) * metric["samples"])
-    return f"{abs(drop) * 100:.2f} points {word} (net {count_text(samples, 'sample')})"
+    return f"{abs(drop) * 100:.2f} points {word}{doubt} (net {count_text(samples, 'sample')})"
 
 
 def _noise(report: Report) -> Fact:
@@ -252,13 +274,37 @@ def _budget(report: Report) -> Fact:
         return Fact("Budget", "none stated", "")
     met = report["budget"]["met"]
     unit = (report.get("metric") or {}).get("unit", "")
-    entries = [
-        f"a drop of at most {limit * 100:.4g} points"
-        if key == "max_drop" and unit == "fraction"
-        else f"{key.replace('_', ' ')} {limit:.6g}"
-        for key, limit in asked.items()
-    ]
+    entries = [limit_text(name, limit, unit) for name, limit in asked.items()]
     return Fact("Budget", "met" if met else "not met", "; ".join(entries), "good" if met else "bad")
+
+
+def limit_text(name: str, limit: float, unit: str) -> str:
+    """A stated limit, in the unit that people read it in.
+
+    Args:
+        name: The option: `max_drop`, `weight_bits`, `max_size`, `max_latency`.
+        limit: Its value.
+        unit: The metric's.
+    """
+    if name == "max_drop":
+        return f"a drop of at most {drop_text(limit, unit)}"
+    if name == "weight_bits":
+        return f"at most {limit:.4g} bits per weight"
+    if name == "max_size":
+        text = f"{limit:,.0f} bytes" if limit < 1024 else f"{size_text(limit)} ({limit:,.0f} bytes)"
+        return f"at most {text} of weights and tables"
+    if name == "max_latency":
+        return f"at most {limit:.4g} ms by the target's cost model"
+    return f"{name.replace('_', ' ')} {limit:.6g}"
+
+
+def drop_text(drop: float | None, unit: str) -> str:
+    """A drop in a metric: a share of samples in points."""
+    if drop is None or not math.isfinite(drop):
+        return "–"
+    if unit == "fraction":
+        return f"{drop * 100 + 0.0:.4g} points"
+    return f"{drop:.3g} {unit}".rstrip()
 
 
 def float_reasons(report: Report) -> list[tuple[str, list[str]]]:

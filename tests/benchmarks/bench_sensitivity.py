@@ -70,7 +70,10 @@ def experiments_of(graph: Graph, context: PassContext) -> dict[Form, Experiment]
     problem = Problem.state(graph, context.target, graph.facts[REGIONS])
     imported = Imported(graph, graph.facts.get(IMPORTED) or {})
     encoder = GroupEncoder(problem, graph.facts[RANGES], imported, "mse")
-    return {form: Experiment(uses, encoder.of_form(form, uses)) for form, uses in all_forms(problem).items()}
+    return {
+        form: Experiment.of(form.value, uses, encoder.of_form(form, uses))
+        for form, uses in all_forms(problem).items()
+    }
 
 
 def with_form(graph: Graph, experiment: Experiment) -> Graph:
