@@ -239,9 +239,10 @@ def test_a_model_of_batch_1() -> None:
     text = CHAIN.replace("float[batch,", "float[1,")
     open_batch, fixed = measured(graph_of(CHAIN, CONSTANTS))[1], measured(graph_of(text, CONSTANTS))[1]
     for key, loss in open_batch.losses.items():
-        # Biases of convolutions are corrected by the mean over a run, which here is one sample.
-        tolerance = 0.3 if key[0] in CONSTANTS else 1e-2
-        assert fixed.losses[key].mean == pytest.approx(loss.mean, rel=tolerance, abs=1e-13)
+        if key[0] in CONSTANTS:  # biases of convolutions are corrected by the mean over a run, which here is one sample
+            assert loss.mean / 3 <= fixed.losses[key].mean <= loss.mean * 3
+        else:
+            assert fixed.losses[key].mean == pytest.approx(loss.mean, rel=1e-2, abs=1e-13)
 
 
 def test_dead_layers_cost_nothing() -> None:
