@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from threadpoolctl import threadpool_limits
+
 from qcompiler.ir.plan import PLAN
 from qcompiler.observed import IMPORTED, RANGES
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
@@ -70,11 +72,13 @@ class RoundWeights(Pass):
         derives = derives_biases(plan, context.target)
         names = {layer.node.name for layer in layers}
         refinement = Refinement(graph, plan, context.calibration, settings, derives, names)
-        for index, layer in enumerate(layers):
-            if context.allow(f"{self.name} at {layer.node.name}"):
-                refinement.refine(layer)
-                result.count("rounded layers")
-            context.progress("rounding", index + 1, len(layers))
+        # One thread: many small products, between which others would spin; and sums that depend on no number of cores.
+        with threadpool_limits(1, user_api="blas"):
+            for index, layer in enumerate(layers):
+                if context.allow(f"{self.name} at {layer.node.name}"):
+                    refinement.refine(layer)
+                    result.count("rounded layers")
+                context.progress("rounding", index + 1, len(layers))
         result.count("searched ranges", refinement.searched)
         found = refinement.finish()
         groups = tuple(
