@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +71,25 @@ class Quadratic:
 
     wanted: NDArray[np.float64]
     gram: NDArray[np.float64]
+
+    @cached_property
+    def order(self) -> NDArray[np.intp]:
+        """The inputs, most power first."""
+        return np.argsort(-np.einsum("gkk->k", self.gram), kind="stable")
+
+    @cached_property
+    def ordered(self) -> NDArray[np.float64]:
+        """The Gram matrix in that order."""
+        return np.ascontiguousarray(self.gram[:, self.order][:, :, self.order])
+
+    @cached_property
+    def feed(self) -> NDArray[np.float64]:
+        """By how much of an error of input k each later input makes up for it, [inputs k, later inputs, groups], in that order.
+
+        Row k of the upper Cholesky factor of H^-1, over its diagonal (Frantar et al. 2023).
+        """
+        factor = np.linalg.cholesky(np.linalg.inv(self.ordered)).transpose(0, 2, 1)
+        return np.ascontiguousarray((factor / np.einsum("gkk->gk", factor)[:, :, None]).transpose(1, 2, 0))
 
     def error(self, v: NDArray[np.float64]) -> NDArray[np.float64]:
         """The objective per channel, [groups, outputs]."""
@@ -192,15 +212,15 @@ def fed_forward(problem: Quadratic, grid: Grid) -> NDArray[np.float64]:
 
     By how much each of these makes up for it, row k of the upper Cholesky factor of H^-1 tells (Frantar et al. 2023).
     """
-    order = np.argsort(-np.einsum("gkk->k", problem.gram), kind="stable")
-    gram = problem.gram[:, order][:, :, order]
-    factor = np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(gram)).transpose(0, 2, 1))
+    try:
+        order, spread = problem.order, problem.feed
+    except np.linalg.LinAlgError:  # undamped and singular: descent does without
+        return grid.nearest(problem.wanted)
     shape = problem.wanted.shape
     scale = _leading(np.broadcast_to(grid.scale, shape), order)
     low, high = (_leading(np.broadcast_to(end, shape), order) for end in grid.ends)
     u = _leading(problem.wanted, order)
     q = np.empty_like(u)
-    spread = np.ascontiguousarray((factor / np.einsum("gkk->gk", factor)[:, :, None]).transpose(1, 2, 0))
     for start in range(0, shape[2], _BLOCK):
         stop = min(start + _BLOCK, shape[2])
         errors = np.empty((stop - start, *shape[:2]))
@@ -221,8 +241,7 @@ def descend(
     problem: Quadratic, grid: Grid, codes: NDArray[np.float64], *, sweeps: int
 ) -> NDArray[np.float64]:
     """Coordinate descent on the codes, inputs of most power first; never worse than where it starts."""
-    order = np.argsort(-np.einsum("gkk->k", problem.gram), kind="stable")
-    gram = np.ascontiguousarray(problem.gram[:, order][:, :, order])
+    order, gram = problem.order, problem.ordered
     shape = problem.wanted.shape
     # Inputs lead, so that one input's numbers for all channels lie together.
     scale = _leading(np.broadcast_to(grid.scale, shape), order)
