@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import math
 import resource
 import time
@@ -35,13 +36,14 @@ from qcompiler.pass_manager import PassContext, Progress
 from qcompiler.pipeline import Checks, PassRecord, Pipeline
 from qcompiler.probe import Probe, random_feeds
 from qcompiler.report.html import render_html
-from qcompiler.report.node_table import constant_bytes
+from qcompiler.report.node_table import constant_bytes, weight_rows
 from qcompiler.report.table import make_report, manifest
 from qcompiler.runtime import Session
+from qcompiler.selection import Quantity
 from qcompiler.sensitivity import SENSITIVITY
 from qcompiler.target import Target
 from qcompiler.targets import find_target, part
-from qcompiler.trials import Trial, front, smallest_within, undominated
+from qcompiler.trials import Best, Rows, Trial, distinct, front, rows_of, smallest_within, undominated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,7 +142,7 @@ class _Compilation:
         self.options = options
         self.progress: Progress = progress or (lambda what, done, total: None)
         self.on_pass = on_pass
-        self.passed = self.attempted = 0
+        self.passed = 0
         self.search: list[dict[str, Any]] = []
         self.front: list[Trial] = []
         self.output = Path(output) if output is not None else None
@@ -175,6 +177,10 @@ class _Compilation:
         if self.options.max_drop is not None and self.evaluation is None:
             raise OptionError(
                 "--max-drop needs evaluation data to measure the drop on; give --evaluation NPZ (with labels, for top-1)."
+            )
+        if self.options.pareto and self.evaluation is None and self.calibration is None:
+            raise OptionError(
+                "--pareto needs data to measure assignments on; give --evaluation NPZ or --calibration NPZ."
             )
         if (
             self.metric is not None
@@ -232,49 +238,47 @@ class _Compilation:
         before = Pipeline(self.pipeline.passes[:first])
         source = self.graph.copy() if self.options.dump is not None or self.options.verify_each else None
         records = tuple(before.run(self.graph, self._context(), Checks(on_pass=self._passed)))
-        again = Pipeline((self.pipeline.passes[fuse], *self.pipeline.passes[first:]))
+        decide = Pipeline((self.pipeline.passes[fuse], self.pipeline.passes[first]))
+        finish = Pipeline(self.pipeline.passes[first + 1 :])
+        allowed, base = self.options.max_drop, self.options.budget() or Budget()
+        best, measured = Best(allowed, self.options.minimise), dict[Rows, Trial]()
 
         def compiled(budget: Budget) -> Trial:
-            graph = self.graph.copy()
+            gc.collect()  # graphs are circular: that of the trial before would stay until the collector happens to come by
+            graph, context = self.graph.copy(), self._context(budget)
             for fact in _NAMED_FACTS:  # they go by names; regions are made anew
                 if fact in self.graph.facts:
                     graph.facts[fact] = self.graph.facts[fact]
-            later = tuple(again.run(graph, self._context(budget)))[1:]
+            decided = tuple(decide.run(graph, context))[1:]
+            decision, rows = graph.facts[DECISION], rows_of(graph.facts[PLAN])
+            if rows in measured:
+                return dataclasses.replace(measured[rows], budget=budget, decision=decision)
+            later = tuple(finish.run(graph, context))
             evaluation = self._evaluate(graph, None, None)
-            assert evaluation is not None
+            assert evaluation is not None, "checked before"
             if not math.isfinite(evaluation.models["float"].metric):
                 self._within_drop(evaluation)
-            plan, decision = graph.facts[PLAN], graph.facts[DECISION]
-            self.attempted += 1
-            self.progress("measuring assignments", self.attempted, self.attempted + 1)
-            return Trial(
-                budget, decision, plan, graph, (*records, *later), evaluation, constant_bytes(graph, plan)
-            )
+            plan, size = graph.facts[PLAN], constant_bytes(graph, graph.facts[PLAN])
+            trial = Trial(budget, decision, plan, (*records, *decided, *later), evaluation, size)
+            measured[rows] = trial
+            best.offer(trial, graph)
+            self.progress("measuring assignments", len(measured), len(measured) + 1)
+            return trial
 
-        base = self.options.budget() or Budget()
-        chosen, trials = self._chosen(compiled, base)
+        if allowed is None:
+            trials = [compiled(base)]
+        else:
+            minimise: Quantity = "latency" if self.options.minimise == "latency" else "size"
+            trials = list(smallest_within(compiled, dataclasses.replace(base, minimise=minimise), allowed))
         if self.options.pareto:
             trials += front(compiled, base)
             self.front = undominated(trials)
-        self.search = [trial.row() for trial in trials]
+        self.search = [trial.row() for trial in distinct(trials)]
+        assert best.trial is not None
+        assert best.graph is not None
         if source is not None:  # once more with all checks: the same budget gives the same result
-            return self._transformed(source, self._context(chosen.budget))
-        return _Made(chosen.graph, chosen.records, chosen.plan, chosen.evaluation)
-
-    def _chosen(self, compiled: Callable[[Budget], Trial], base: Budget) -> tuple[Trial, list[Trial]]:
-        """The assignment to write, and all that were measured on the way to it."""
-        allowed = self.options.max_drop
-        if allowed is None:
-            trial = compiled(base)
-            return trial, [trial]
-        goal = dataclasses.replace(base, minimise="latency" if self.options.minimise == "latency" else "size")
-        trials = list(smallest_within(compiled, goal, allowed))
-        within = [trial for trial in trials if trial.drop <= allowed + 1e-12 and not trial.decision.unmet]
-        if within and self.options.minimise == "latency":
-            return min(within, key=lambda trial: (trial.decision.latency, trial.drop)), trials
-        if within:
-            return min(within, key=lambda trial: (trial.size, trial.drop)), trials
-        return min(trials, key=lambda trial: (trial.drop, trial.error)), trials
+            return self._transformed(source, self._context(best.trial.budget))
+        return _Made(best.graph, best.trial.records, best.trial.plan, best.trial.evaluation)
 
     def _passed(self, record: PassRecord) -> None:
         self.passed += 1
@@ -412,13 +416,20 @@ class _Compilation:
         """What is said of each stated limit that is not kept."""
         found = []
         decision = graph.facts.get(DECISION)
-        if decision is not None and decision.unmet and not decision.unmet.startswith("A predicted loss"):
+        if decision is not None and not decision.keeps_limits:
             found.append(decision.unmet)
         size = constant_bytes(graph, plan)
         if self.options.max_size is not None and size > self.options.max_size and not found:
             found.append(
                 f"--max-size {self.options.max_size:g} is not kept: weights and tables take {size} bytes."
             )
+        if decision is None and self.options.weight_bits is not None:  # the plan is given
+            bits = _weight_bits(graph, plan)
+            if bits > self.options.weight_bits:
+                asked = self.options.weight_bits
+                found.append(
+                    f"--weight-bits {asked:g} is not kept: the plan gives {bits:.4g} bits per weight."
+                )
         if not self._within_drop(evaluation):
             assert evaluation is not None
             found.append(self._drop_text(evaluation))
@@ -465,6 +476,13 @@ class _Compilation:
             name: digest for name, digest in artifact.hashes().items() if not name.startswith("report.")
         }
         return manifest(inputs, options, hashes)
+
+
+def _weight_bits(graph: Graph, plan: Plan) -> float:
+    rows = weight_rows(graph, plan)
+    parameters = sum(int(row["parameters"]) for row in rows)
+    bits = sum(int(row["parameters"]) * int(row["bits"]) for row in rows)
+    return bits / max(parameters, 1)
 
 
 def _same_bytes(first: Path, second: Path) -> bool:

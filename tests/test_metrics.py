@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcompiler.errors import DataError, OptionError
+from qcompiler.evaluation import Evaluation, Measured
 from qcompiler.metrics import METRICS, Metric, auto, evaluate, metric_named, sqnr_db, user_metric
 
 RNG = np.random.default_rng(5)
@@ -124,6 +125,76 @@ def test_direction():
     assert METRICS["mse"].drop(0.1, 0.3) == pytest.approx(0.2)
     assert METRICS["sqnr"].drop(math.inf, math.inf) == 0
     assert METRICS["top1"].drop(0.8, 0.9) < 0
+
+
+def measured(outcomes) -> Measured:
+    share = float(np.mean(outcomes)) if outcomes is not None and len(outcomes) else 0.0
+    return Measured(share, 30.0, 0.0, 0.0, outcomes)
+
+
+def evaluation(before, after, metric="top1") -> Evaluation:
+    count = len(before) if before is not None else 0
+    return Evaluation(METRICS[metric], count, {"float": measured(before), "reference": measured(after)})
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_that_are_a_share_know_which_samples_count(name):
+    accumulator = METRICS[name].accumulator()
+    for part in (slice(0, 15), slice(15, 40)):
+        accumulator.update({"y": NOISY[part]}, LABELS[part], {"y": LOGITS[part]})
+    if name not in ("top1", "top5", "agreement"):
+        assert accumulator.outcomes is None
+        return
+    outcomes = np.concatenate(accumulator.outcomes)
+    assert outcomes.dtype == bool
+    assert len(outcomes) == 40
+    assert outcomes.mean() == accumulator.result()
+    best = LOGITS.argmax(1) if name == "agreement" else LABELS
+    k = 5 if name == "top5" else 1
+    assert outcomes.tolist() == [label in row.argsort()[-k:] for label, row in zip(best, NOISY, strict=True)]
+
+
+def test_the_error_of_a_drop_is_that_of_paired_samples():
+    """1.96 standard deviations of the mean difference, one disagreement each way added."""
+    before, after = np.ones(100, bool), np.ones(100, bool)
+    before[:3], after[10:20] = False, False
+    found = evaluation(before, after)
+    assert found.drop("reference") == pytest.approx(0.07)
+    differences = np.concatenate([-np.ones(4), np.ones(11), np.zeros(85)])
+    assert found.drop_error("reference") == pytest.approx(1.96 * differences.std() / 10)
+    assert found.drop_error("float") == pytest.approx(1.96 * math.sqrt(2) / 100)
+
+
+def test_the_error_of_a_drop_covers_it():
+    """Of many drawings of samples, 95 of 100 have the true drop within the error; few samples err on the safe side."""
+    rng = np.random.default_rng(1)
+    for count, lost, won, low in ((2000, 0.03, 0.01, 0.93), (400, 0.02, 0.02, 0.93), (40, 0.02, 0.0, 0.98)):
+        hits = 0
+        for _ in range(400):
+            kind = rng.choice(3, count, p=[1 - lost - won, lost, won])
+            found = evaluation(kind != 2, kind != 1)
+            hits += abs(found.drop("reference") - (lost - won)) <= found.drop_error("reference")
+        assert low <= hits / 400
+        assert hits / 400 <= 1.0
+
+
+def test_few_samples_prove_little():
+    errors = [
+        evaluation(np.ones(count, bool), np.ones(count, bool)).drop_error("reference")
+        for count in (1, 5, 400, 40000)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[1] > 0.5
+    assert errors[3] < 1e-4
+    assert evaluation(np.ones(1, bool), np.zeros(1, bool)).drop_error("reference") > 1
+
+
+def test_other_metrics_have_no_such_error():
+    assert evaluation(None, None, "sqnr").drop_error("reference") is None
+    assert evaluation(np.ones(4, bool), None).drop_error("reference") is None
+    assert evaluation(np.ones(0, bool), np.ones(0, bool)).drop_error("reference") is None
+    accumulator = user_metric(lambda outputs, labels, reference: 0.5).accumulator()
+    assert accumulator.outcomes is None
 
 
 def test_names():

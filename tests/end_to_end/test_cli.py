@@ -156,7 +156,10 @@ def test_a_budget_that_is_not_met(compile_demo: CompileDemo, folder: Path) -> No
     done = compile_demo(*words, "-o", "out")
     assert done.code == 3
     assert "budget is not met" in done.out
-    assert report(folder / "out")["budget"] == {"asked": {"max_drop": 1e-6}, "met": False}
+    budget = report(folder / "out")["budget"]
+    assert (budget["asked"], budget["met"]) == ({"max_drop": 1e-6}, False)
+    (text,) = budget["unmet"]
+    assert text.startswith("--max-drop 1e-06 is not kept: the least drop found is ")
 
 
 def test_the_same_inputs_give_the_same_bytes(compile_demo: CompileDemo, folder: Path) -> None:

@@ -239,7 +239,9 @@ def test_a_model_of_batch_1() -> None:
     text = CHAIN.replace("float[batch,", "float[1,")
     open_batch, fixed = measured(graph_of(CHAIN, CONSTANTS))[1], measured(graph_of(text, CONSTANTS))[1]
     for key, loss in open_batch.losses.items():
-        if key[0] in CONSTANTS:  # biases of convolutions are corrected by the mean over a run, which here is one sample
+        if (
+            key[0] in CONSTANTS
+        ):  # biases of convolutions are corrected by the mean over a run, which here is one sample
             assert loss.mean / 3 <= fixed.losses[key].mean <= loss.mean * 3
         else:
             assert fixed.losses[key].mean == pytest.approx(loss.mean, rel=1e-2, abs=1e-13)
