@@ -12,10 +12,13 @@ from qcompiler.ir.plan import PLAN
 from qcompiler.observed import IMPORTED, RANGES
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
 from qcompiler.passes._layer_refinement import Refinement, Settings, refinable
+from qcompiler.passes._quantized_twin import is_constant
 from qcompiler.passes.correct_bias import derives_biases
 
 if TYPE_CHECKING:
+    from qcompiler.ir.encoding import Encoding
     from qcompiler.ir.graph import Graph
+    from qcompiler.ir.plan import PlannedGroup
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,17 @@ class RoundWeights(Pass):
                 context.progress("rounding", index + 1, len(layers))
         result.count("searched ranges", refinement.searched)
         found = refinement.finish()
-        groups = tuple(
-            dataclasses.replace(group, encoding=found.get(group.name, group.encoding))
-            for group in plan.groups
-        )
+        groups = tuple(_refined(graph, group, found.get(group.name, group.encoding)) for group in plan.groups)
         graph.facts[PLAN] = dataclasses.replace(plan, groups=groups)
         return result
+
+
+def _refined(graph: Graph, group: PlannedGroup, encoding: Encoding) -> PlannedGroup:
+    """A group with its new numbers, and where they come from."""
+    if encoding == group.encoding or group.relation == "derived":
+        return dataclasses.replace(group, encoding=encoding)
+    reason = "weights, least error of the layer's output"
+    if not is_constant(graph, group):
+        low, high = encoding.real_range()
+        reason = f"least error of the output of its first reader: {low:.4g}..{high:.4g}"
+    return dataclasses.replace(group, encoding=encoding, reason=reason)
