@@ -292,7 +292,8 @@ def test_ranges_are_kept_if_asked() -> None:
     for old, new in zip(before.groups, graph.facts[PLAN].groups, strict=True):
         on_weights = old.uses[0].slot == 1
         assert (old.encoding == new.encoding) or on_weights
-        assert dataclasses.replace(new, encoding=old.encoding).__dict__ == old.__dict__
+        assert dataclasses.replace(new, encoding=old.encoding, reason=old.reason).__dict__ == old.__dict__
+        assert (new.reason == "weights, least error of the layer's output") == (old.encoding != new.encoding)
 
 
 def test_searched_ranges_are_those_that_are_written() -> None:
