@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qcompiler.ir.node import Node, Value
     from qcompiler.ir.plan import Plan, PlannedGroup
 
+_FINE_BITS = 8  # with so many, activations make the error: scales are good as planned, and one sweep will do
 _RETARGETING = 2.5  # how much more the least-squares solution is drawn to the float weights than codes are
 _BATCH_BYTES = 32 << 20  # of the largest activation in one run
 _SEARCHED = 1 << 20  # elements that ranges are compared on
@@ -230,7 +231,8 @@ class Refinement:
             or group.reason.startswith("kept")
         ):
             return
-        rows = int(np.clip(_SEARCHED // (layer.groups * layer.inputs), *_SEARCH_ROWS))
+        searched = _SEARCHED >> (2 if group.encoding.format.bits >= _FINE_BITS else 0)
+        rows = int(np.clip(searched // (layer.groups * layer.inputs), *_SEARCH_ROWS))
         each = max(rows // max(sum(len(batch.chosen) for batch in batches), 1), 1)
         x, wanted = [], []
         for batch in batches:
@@ -257,8 +259,10 @@ class Refinement:
         gram, cross = moments.gram(centred=free), moments.cross(centred=free)
         wanted = retargeted(weights, gram, cross, _RETARGETING * damping)
         problem, grid = Quadratic(wanted, damped(gram, damping)), grid_of(group.encoding, layer)
-        for fixed in (self.settings.fixed or group.encoding.block is not None, True):
-            codes, scale = round_codes(problem, grid, sweeps=self.settings.sweeps, fixed=fixed)
+        fine = group.encoding.format.bits >= _FINE_BITS
+        sweeps = 1 if fine else self.settings.sweeps
+        for fixed in (self.settings.fixed or fine or group.encoding.block is not None, True):
+            codes, scale = round_codes(problem, grid, sweeps=sweeps, fixed=fixed)
             real = layer.tensor(codes * scale, _data(node, 1))
             bias = self._corrected(layer, layer.matrix(real) - weights, moments) if free else None
             encoding = _with_scale(group.encoding, scale)
