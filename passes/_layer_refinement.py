@@ -137,11 +137,7 @@ class Refinement:
         self._settled: set[str] = set()
 
     def refine(self, layer: Layer) -> None:
-        """Chooses a layer's weights, scales and bias, and the range of its input if no layer before has read it.
-
-        Returns:
-            Whether the weights were replaced; else `left` has the reason.
-        """
+        """Chooses a layer's weights, scales and bias, and the range of its input if no layer before has read it."""
         node = layer.node
         group, activation = self.groups[node.name, 1], self.groups.get((node.name, 0))
         weights = layer.matrix(_data(node, 1))

@@ -317,14 +317,17 @@ class _Compilation:
         """The plans of the front's points, each of which can be given to --plan, and their table."""
         if not self.front:
             return
-        folder = artifact.folder / "pareto"
-        folder.mkdir()
-        rows = []
-        for number, trial in enumerate(self.front, 1):
-            name = f"pareto/{number:02}.json"
-            (artifact.folder / name).write_text(trial.plan.to_json() + "\n", encoding="utf-8")
-            rows.append({"plan": name, **trial.row()})
-        write_json(folder / "front.json", {"points": rows})
+        (artifact.folder / "pareto").mkdir()
+        points = self._points()
+        for point, trial in zip(points, self.front, strict=True):
+            (artifact.folder / point["plan"]).write_text(trial.plan.to_json() + "\n", encoding="utf-8")
+        write_json(artifact.folder / "pareto" / "front.json", {"points": points})
+
+    def _points(self) -> list[dict[str, Any]]:
+        """What reports say of the front's points, with the file of each one's plan."""
+        return [
+            {"plan": f"pareto/{number:02}.json", **trial.row()} for number, trial in enumerate(self.front, 1)
+        ]
 
     def _finish(
         self,
@@ -355,10 +358,7 @@ class _Compilation:
             decision=graph.facts.get(DECISION),
             sensitivity=self.graph.facts.get(SENSITIVITY),
             search=self.search,
-            pareto=[
-                {"plan": f"pareto/{number:02}.json", **trial.row()}
-                for number, trial in enumerate(self.front, 1)
-            ],
+            pareto=self._points(),
             seconds=time.perf_counter() - self.started,
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         )
