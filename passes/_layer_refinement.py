@@ -309,8 +309,8 @@ class _Batch(NamedTuple):
 
 def _has_bias(node: Node) -> bool:
     """Whether a node has a bias that can be changed, or can be given one."""
-    roles, bias = ops.info(node).roles, node.input(2)
-    return len(roles) == 3 and roles[2] == "bias" and (bias is None or bias.is_constant)
+    bias = node.input(2)
+    return ops.takes_bias(node) and (bias is None or bias.is_constant)
 
 
 def _data(node: Node, slot: int) -> NDArray[Any]:

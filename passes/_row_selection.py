@@ -231,12 +231,7 @@ def _made(problem: Problem, region: Region, row: Row) -> int:
             factors = [problem.target.row_specs(row)[name] for name in demand.spec.derived]
             single = all(factor.granularity == "per-tensor" for factor in factors)
             bits += parameter_bits(Form(value, demand.spec, None)) * (1 if single else elements(value))
-        if (
-            info.role(use.slot) != "weight"
-            or value.data is None
-            or info.role(2) != "bias"
-            or len(info.roles) != 3
-        ):
+        if info.role(use.slot) != "weight" or value.data is None or not ops.takes_bias(use.node):
             continue
         bias = use.node.input(2)
         if (bias is None and not derives) or (bias is not None and bias.is_constant and len(bias.uses) > 1):

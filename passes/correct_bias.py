@@ -47,9 +47,8 @@ class CorrectBias(Pass):
             encoding = encodings.get((node.name, 1))
             if encoding is None or x is None or weight is None or weight.data is None:
                 continue
-            roles = ops.info(node).roles
             mean = ranges.mean(value_source(x).name)
-            if mean is None or len(roles) < 3 or roles[2] != "bias":
+            if mean is None or not ops.takes_bias(node):
                 continue
             # A new bias would have no encoding in the plan, which a row of derived biases asks for.
             correctable = node.name not in derives if bias is None else bias.is_constant

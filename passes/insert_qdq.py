@@ -190,7 +190,7 @@ class _Writer:
             return self._passes_on(use.node, group)
         weight, bias = use.node.input(1), use.node.input(2)
         known = weight is not None and weight.is_constant and (bias is None or bias.is_constant)
-        return use.slot == 0 and known and row.role(2) == "bias" and len(row.roles) == 3
+        return use.slot == 0 and known and ops.takes_bias(use.node)
 
     def _read(self, trip: _RoundTrip, group: PlannedGroup, uses: list[Use]) -> None:
         for use in uses:

@@ -351,12 +351,8 @@ class _Builder:
 
 def _corrects(node: Node) -> bool:
     """Whether a node is a convolution that has, or could have, a constant bias."""
-    bias = node.input(2)
-    return (
-        node.is_op("Conv", "ConvTranspose")
-        and node.output.rank is not None
-        and (bias is None or bias.is_constant)
-    )
+    bias, rank = node.input(2), node.output.rank
+    return ops.takes_bias(node) and rank is not None and rank > 2 and (bias is None or bias.is_constant)
 
 
 def by_node(experiment: Experiment) -> dict[Node, tuple[int, ...]]:

@@ -236,6 +236,12 @@ def is_known(op: str) -> bool:
     return op in TABLE
 
 
+def takes_bias(node: Node) -> bool:
+    """Whether the third and last input of a node is a bias."""
+    roles = info(node).roles
+    return len(roles) == 3 and roles[2] == "bias"
+
+
 def channel_sums(node: Node, data: NDArray[Any]) -> NDArray[np.float64]:
     """Sums an array of the shape of a node's weight over everything but output channels; [output channels].
 
