@@ -11,7 +11,7 @@ from qcompiler import ops
 from qcompiler.errors import PlanError
 from qcompiler.ir.facts import QDQ
 from qcompiler.ir.node import Use, Value
-from qcompiler.ir.plan import PLAN, Plan, PlannedGroup
+from qcompiler.ir.plan import PLAN, PLANNED, Plan, PlannedGroup
 from qcompiler.pass_manager import Effect, Pass, PassContext, PassResult
 
 if TYPE_CHECKING:
@@ -39,11 +39,12 @@ class InsertQdq(Pass):
     name = "insert_qdq"
     effect = Effect.APPROXIMATE
     requires = (PLAN,)
-    establishes = (QDQ,)
+    establishes = (QDQ, PLANNED)
 
     def run(self, graph: Graph, context: PassContext) -> PassResult:
-        """Consumes PLAN, establishes QDQ."""
+        """Consumes PLAN, establishes QDQ and PLANNED."""
         plan, result = graph.facts[PLAN], PassResult()
+        graph.facts[PLANNED] = graph.copy(facts=True)
         once = context.target is not None and context.target.qdq.passthrough == "before"
         stored, wanted = plan.group_of_value(), _by_value(graph, plan.groups)
         writer = _Writer(graph, result, plan)

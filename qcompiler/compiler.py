@@ -23,14 +23,12 @@ from qcompiler.data import Data, DataSource
 from qcompiler.decision import DECISION
 from qcompiler.errors import ModelError, OptionError, suggest
 from qcompiler.evaluation import Evaluation, evaluate_models
-from qcompiler.ir.facts import CANONICAL, SHAPES, Fact
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.onnx_import import import_model, load
 from qcompiler.ir.plan import PLAN, Plan
-from qcompiler.lowering import Lowered, Verification, VerifyJob
+from qcompiler.lowering import Lowered, LowerJob, Verification, VerifyJob
 from qcompiler.metrics import metric_named
-from qcompiler.observed import IMPORTED, RANGES
 from qcompiler.options import Options, default_pipeline, make_options, read_plan
 from qcompiler.pass_manager import PassContext, Progress
 from qcompiler.pipeline import Checks, PassRecord, Pipeline
@@ -49,8 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REFERENCE = "reference.onnx"
-_LIMITS = ("max_drop", "weight_bits", "max_size", "max_latency")
-_NAMED_FACTS: tuple[Fact[Any], ...] = (SHAPES, CANONICAL, RANGES, SENSITIVITY, IMPORTED)
+_LIMITS = ("max_drop", "weight_bits", "max_size", "max_latency", "max_ram", "max_flash")
 
 
 @dataclass(frozen=True)
@@ -245,10 +242,7 @@ class _Compilation:
 
         def compiled(budget: Budget) -> Trial:
             gc.collect()  # graphs are circular: that of the trial before would stay until the collector happens to come by
-            graph, context = self.graph.copy(), self._context(budget)
-            for fact in _NAMED_FACTS:  # they go by names; regions are made anew
-                if fact in self.graph.facts:
-                    graph.facts[fact] = self.graph.facts[fact]
+            graph, context = self.graph.copy(facts=True), self._context(budget)
             decided = tuple(decide.run(graph, context))[1:]
             decision, rows = graph.facts[DECISION], rows_of(graph.facts[PLAN])
             if rows in measured:
@@ -294,13 +288,18 @@ class _Compilation:
         graph, plan = made.graph, made.plan
         save(graph, artifact.folder / REFERENCE)
         (artifact.folder / "plan.json").write_text(plan.to_json() + "\n", encoding="utf-8")
-        lower = part(self.target, "lower")
+        lower, data = part(self.target, "lower"), self.evaluation or self.calibration
         lowered: Lowered | None = (
-            lower.lower(graph, plan, self.target, artifact) if lower is not None else None
+            lower.lower(
+                LowerJob(
+                    graph, plan, self.target, artifact, data, self.options.max_ram, self.options.max_flash
+                )
+            )
+            if lower is not None
+            else None
         )
         verifier = part(self.target, "verify")
         verification: Verification | None = None
-        data = self.evaluation or self.calibration
         if verifier is not None:
             shapes = data.sample_shapes if data is not None else {}
             self.progress("verifying", 0, 1)
@@ -339,7 +338,7 @@ class _Compilation:
         graph, plan = made.graph, made.plan
         evaluation = made.evaluation if lowered is None else None
         evaluation = evaluation or self._evaluate(graph, artifact, lowered)
-        unmet = self._unmet(graph, plan, evaluation)
+        unmet = [*self._unmet(graph, plan, evaluation), *(lowered.unmet if lowered is not None else ())]
         met = not unmet
         report = make_report(
             graph=graph,

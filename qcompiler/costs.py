@@ -72,6 +72,7 @@ class CostModel:
         device = target.device.get(target.chosen_device)
         self._rate = dict(device.rate) if device is not None else {}
         self._bandwidth = device.bandwidth if device is not None else None
+        self._cost = dict(device.cost) if device is not None else {}
 
     @property
     def known(self) -> bool:
@@ -89,10 +90,10 @@ class CostModel:
     def region(self, region: Region, row: Row | None) -> float:
         """Seconds of a region that runs as a row; None for plain float."""
         specs = self.target.row_specs(row) if row is not None else {}
-        macs = math.fsum(ops.macs(node) or 0 for node in region.nodes)
+        work = self._work(region, row)
         formats = [spec.format for spec in specs.values() if spec.is_quantized and not spec.derived]
         rates = [self._rate[name] for name in formats or [self.float_format] if name in self._rate]
-        compute = macs * (row.cost if row is not None else 1.0) / min(rates) if rates else 0.0
+        compute = work / min(rates) if rates else 0.0
         bits = 0.0
         for operand, uses in region.uses.items():
             spec = specs.get(operand)
@@ -103,13 +104,23 @@ class CostModel:
         bits += math.fsum(elements(value) * width for value in outputs_of(region))
         return max(compute, self._traffic(bits))
 
+    def _work(self, region: Region, row: Row | None) -> float:
+        """What a region's arithmetic takes, in the unit of the rates."""
+        macs = math.fsum(ops.macs(node) or 0 for node in region.nodes)
+        if row is None or region.kernel is None:
+            return macs
+        cost = self._cost.get(f"{region.kernel.name}/{row.name}", row.cost)
+        if cost is None:
+            return macs
+        return cost * (macs or math.fsum(elements(value) for value in outputs_of(region)))
+
     def conversion(self, value: Value, spec: EncodingSpec) -> float:
         """Seconds of writing a computed value once more, in another encoding."""
-        return (
-            0.0
-            if value.is_constant
-            else self._traffic(elements(value) * (self.float_bits + spec.numeric.bits))
-        )
+        if value.is_constant:
+            return 0.0
+        count, rate = elements(value), self._rate.get(spec.format)
+        compute = count * self._cost.get("conversion", 0.0) / rate if rate else 0.0
+        return max(compute, self._traffic(count * (self.float_bits + spec.numeric.bits)))
 
     def _traffic(self, bits: float) -> float:
         return bits / 8 / self._bandwidth if self._bandwidth else 0.0

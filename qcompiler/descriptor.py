@@ -16,7 +16,7 @@ from qcompiler.ir.encoding import FORMATS
 from qcompiler.pattern_syntax import PatternSyntaxError
 from qcompiler.predicates import PREDICATES
 from qcompiler.schema import SchemaReader
-from qcompiler.target import FLOAT, Kernel, Row, Target
+from qcompiler.target import FLOAT, Device, Kernel, Row, Target
 
 Resolve = Callable[[str], Path | None]
 """Maps a target's name to its descriptor."""
@@ -42,7 +42,7 @@ def load_target(file: Path, device: str = "", resolve: Resolve | None = None) ->
         raise reader.fail(
             "schema", f"{table['schema']!r} is not accepted; this qcompiler reads schema {_SCHEMA}"
         )
-    target = reader.read(Target, _rows_expanded(table))
+    target = _with_cores(reader.read(Target, _rows_expanded(table)), reader)
     _Checker(target, reader).check()
     chosen = device or target.default_device
     if device and device not in target.device:
@@ -50,6 +50,32 @@ def load_target(file: Path, device: str = "", resolve: Resolve | None = None) ->
             f"The target {target.name} has no device {device!r}{suggest(device, target.device)}"
         )
     return dataclasses.replace(target, file=str(file), chosen_device=chosen)
+
+
+def _with_cores(target: Target, reader: SchemaReader) -> Target:
+    """The target with every device completed by the core that it is built around."""
+    return dataclasses.replace(
+        target, device={name: _completed(target, name, (), reader) for name in target.device}
+    )
+
+
+def _completed(target: Target, name: str, around: tuple[str, ...], reader: SchemaReader) -> Device:
+    """A device with what it leaves out taken from its core; `around` are those built around it."""
+    device = target.device[name]
+    if not device.core:
+        return device
+    if device.core not in target.device or device.core in (name, *around):
+        raise reader.fail(
+            f"device.{name}.core",
+            f"{device.core!r} is no other device that it could be built around{suggest(device.core, target.device)}",
+        )
+    core = _completed(target, device.core, (*around, name), reader)
+    taken = {
+        key: getattr(core, key)
+        for key in ("formats", "features", "rate", "cost", "bandwidth")
+        if not getattr(device, key)
+    }
+    return dataclasses.replace(device, **taken)
 
 
 def _read_table(file: Path, resolve: Resolve | None, below: tuple[Path, ...]) -> dict[str, Any]:

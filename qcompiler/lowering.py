@@ -1,7 +1,6 @@
 """The contract of a target's two optional modules.
 
-`lower.py` has `lower(graph, plan, target, artifact) -> Lowered`: it consumes graph, regions and plan, decides nothing,
-and writes the target's files. `verify.py` has `verify(job) -> Verification`: it runs or builds what was written in the
+`lower.py` has `lower(job: LowerJob) -> Lowered`: it consumes graph and plan, decides no precision, and writes the target's files. `verify.py` has `verify(job) -> Verification`: it runs or builds what was written in the
 best real consumer that is installed, and compares.
 """
 
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from qcompiler.artifact import Artifact
     from qcompiler.data import DataSource
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.plan import Plan
@@ -31,11 +31,38 @@ class Lowered:
         main: The file or folder that the target's tools take, relative to the artifact's folder.
         size: Bytes of what goes on the device.
         next_step: What the user does with it, a command where there is one.
+        unmet: Limits of the device or of the user that are not kept, one paragraph each.
+        details: More, for the report.
     """
 
     main: str
     size: int
     next_step: str = ""
+    unmet: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LowerJob:
+    """What lowering has to know.
+
+    Attributes:
+        graph: The reference graph (QDQ); its fact PLANNED is the graph that the plan speaks of.
+        plan: Its plan.
+        target: The target.
+        artifact: Where files are written.
+        data: Samples, for test vectors; None if there are none.
+        max_ram: The most bytes of what is computed, if the user limits them.
+        max_flash: The most bytes of code and constants, if the user limits them.
+    """
+
+    graph: Graph
+    plan: Plan
+    target: Target
+    artifact: Artifact
+    data: DataSource | None = None
+    max_ram: int | None = None
+    max_flash: int | None = None
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ class Ranges:
 
 
 RANGES = Fact[Ranges](
-    "ranges", "every value that a legal row could quantize has been observed on calibration data"
+    "ranges", "every value that a legal row could quantize has been observed on calibration data", True
 )
-IMPORTED = Fact[Mapping[str, Encoding]]("imported", "encodings that the source model carried, by value name")
+IMPORTED = Fact[Mapping[str, Encoding]](
+    "imported", "encodings that the source model carried, by value name", True
+)

@@ -44,6 +44,8 @@ class OpInfo:
         contraction_axis: The axis of that constant that is summed over.
         bounds: Interval that the output cannot leave, whatever the input.
         keeps_sign: Whether the output is not negative where no data input is.
+        layout: In which order of axes operands and results are computed: "channels-last" (images), "alike" (any, if all share
+            it), "transpose", "reshape" (the operator changes what the axes are), or "as-is" (the order of their own axes).
     """
 
     op: str
@@ -55,6 +57,7 @@ class OpInfo:
     contraction_axis: Callable[[Node, int], int | None] = field(default=lambda node, slot: None, repr=False)
     bounds: Callable[[Node], Bounds] = field(default=lambda node: _UNBOUNDED, repr=False)
     keeps_sign: bool = False
+    layout: str = "as-is"
 
     def role(self, slot: int) -> str:
         """The role of an input slot."""
@@ -126,6 +129,17 @@ def _clip_bounds(node: Node) -> Bounds:
 
 _WEIGHTED = ("data", "weight", "bias")
 _MOVED = ("data", "shape")
+
+
+_LAYOUTS = {
+    "channels-last": (
+        "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Resize", "BatchNormalization",
+        "InstanceNormalization", "GroupNormalization", "LRN", "DepthToSpace", "SpaceToDepth",
+    ),
+    "alike": ("Concat", "Slice", "Split", "Pad", "Softmax", "LogSoftmax", "ReduceMean", "ReduceSum", "ReduceMax", "Tile", "Dropout"),
+    "transpose": ("Transpose",),
+    "reshape": ("Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+}  # fmt: skip
 
 
 def _table() -> dict[str, OpInfo]:
@@ -215,6 +229,12 @@ def _table() -> dict[str, OpInfo]:
         "Transpose", "Unsqueeze",
     ):  # fmt: skip
         table[op] = dataclasses.replace(table[op], keeps_sign=True)
+    for layout, names in _LAYOUTS.items():
+        for op in names:
+            table[op] = dataclasses.replace(table[op], layout=layout)
+    for op, row in table.items():
+        if row.kind in ("activation", "elementwise"):
+            table[op] = dataclasses.replace(row, layout="alike")
     return table
 
 

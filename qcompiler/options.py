@@ -35,6 +35,8 @@ class Options:
         weight_bits: The most bits per weight, averaged over parameters.
         max_size: The most bytes of weights and tables.
         max_latency: The most milliseconds of one inference, by the target's cost model.
+        max_ram: The most bytes of memory for what is computed, on targets that plan it.
+        max_flash: The most bytes of code and constants, on targets that write code.
         minimise: What is made small within `max_drop`: "size" or "latency".
         pareto: Whether a front of accuracy against size is measured, too.
         plan: A plan to apply instead of deciding.
@@ -53,6 +55,8 @@ class Options:
     weight_bits: float | None = None
     max_size: float | None = None
     max_latency: float | None = None
+    max_ram: int | None = None
+    max_flash: int | None = None
     minimise: str = "size"
     pareto: bool = False
     plan: Plan | Path | str | None = None
@@ -72,6 +76,12 @@ class Options:
             )
         if self.minimise not in ("size", "latency"):
             raise OptionError(f"--minimise is {self.minimise!r}{suggest(self.minimise, ('size', 'latency'))}")
+        for name in ("max_ram", "max_flash"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise OptionError(
+                    f"--{name.replace('_', '-')} is {given}; it takes a number of bytes above 0."
+                )
         self.budget()  # refuses limits that make no sense
         if self.plan is not None and (self.pareto or self.max_latency is not None):
             given = "--pareto compares plans" if self.pareto else "--max-latency limits the choice of rows"

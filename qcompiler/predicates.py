@@ -247,6 +247,57 @@ def _elements(match: Match, operand: str, maximum: int | None = None, minimum: i
     return _size(count, f"the number of elements of {operand}", minimum, maximum, 1)
 
 
+@predicate("dimensions")
+def _dimensions(match: Match, operand: str, maximum: int) -> str | None:
+    """No dimension of the operand that is known is above `maximum`."""
+    value = _operand(match, operand)
+    sizes = [dim for dim in value.shape or () if isinstance(dim, int)] if value is not None else []
+    if max(sizes, default=0) <= maximum or value is None:
+        return None
+    return f"{operand} {shape_text(value.shape)} has a dimension above {maximum}"
+
+
+@predicate("filter-elements")
+def _filter_elements(match: Match, operand: str, maximum: int) -> str | None:
+    """The elements of one filter of a convolution's weight are at most `maximum`."""
+    value = _operand(match, operand)
+    if value is None or value.shape is None:
+        return None
+    count = math.prod(dim for dim in value.shape[1:] if isinstance(dim, int))
+    return _size(count, f"the number of elements of one filter of {operand}", 0, maximum, 1)
+
+
+@predicate("depthwise-multiplier")
+def _depthwise_multiplier(match: Match, maximum: int) -> str | None:
+    """Of a depthwise convolution, every input channel has at most `maximum` filters."""
+    weight, group = match.anchor.input(1), int(match.anchor.attributes.get("group", 1))
+    channels = weight.shape[0] if weight is not None and weight.shape else None
+    if not isinstance(channels, int) or channels <= maximum * group:
+        return None
+    return f"every input channel has {channels // group} filters"
+
+
+@predicate("per-output-channel")
+def _per_output_channel(match: Match, operand: str) -> str | None:
+    """The operand is a constant of one number, or of one per element of the result's last axis."""
+    value = _operand(match, operand)
+    if value is None or (value.data is not None and value.data.size in (1, (value.shape or (0,))[-1])):
+        return None
+    return f"{operand} ({value.name}) is no constant with one number per output channel"
+
+
+@predicate("same-leading")
+def _same_leading(match: Match, operands: list[str]) -> str | None:
+    """The operands have two dimensions or more, and are alike in all but the last two."""
+    shapes = {name: value.shape for name in operands if (value := _operand(match, name)) is not None}
+    known = [shape for shape in shapes.values() if shape is not None and len(shape) > 1]
+    if len(known) == len(shapes) and len({shape[:-2] for shape in known}) <= 1:
+        return None
+    return "stacks of matrices differ: " + ", ".join(
+        f"{name} {shape_text(shape)}" for name, shape in shapes.items()
+    )
+
+
 @predicate("not-graph-input")
 def _not_graph_input(match: Match, operand: str) -> str | None:
     """The operand is computed by the graph: it is none of the model's inputs, moved or not."""

@@ -50,4 +50,4 @@ class Sensitivity:
         return self.losses[form.key]
 
 
-SENSITIVITY = Fact[Sensitivity]("sensitivity", "the loss that each form alone causes is known")
+SENSITIVITY = Fact[Sensitivity]("sensitivity", "the loss that each form alone causes is known", True)

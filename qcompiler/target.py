@@ -105,7 +105,9 @@ class Row:
         same: Operands (or "output") that share one encoding.
         limits: Conditions beyond the kernel's: a predicate (`check`, see `qcompiler.predicates`), its parameters, and perhaps
             a `reason` that replaces its own explanation.
-        cost: Instructions (or any unit the target states) per multiply-accumulate or element.
+        cost: Work per multiply-accumulate, in the unit of the devices' rates; of rows that accumulate nothing, per element of
+            the result. None: one per multiply-accumulate. A device's own `cost` comes first.
+        without: Features of devices that cannot execute the row, each with the reason.
         source: The document or measurement that says so.
         verified: The test that exercised the row against the real consumer; empty: shown as unverified.
     """
@@ -115,7 +117,8 @@ class Row:
     output: tuple[str, ...] = (FLOAT,)
     same: tuple[str, ...] = ()
     limits: tuple[Mapping[str, Any], ...] = ()
-    cost: float = 1.0
+    cost: float | None = None
+    without: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     verified: str = ""
 
@@ -130,6 +133,8 @@ class Kernel:
         row: Its rows, the preferred one first.
         limits: Conditions on every match.
         quantize: "always": wherever legal. "when-consumed": only where a consumer of the result asks for it.
+        rounding: How its integer rows round accumulators to codes: "double" (the product to 32 bits, then the shift) or "single"
+            (once); see `qcompiler.fixed_point`.
         note: Why the kernel has no (other) quantized rows, where people would expect some.
         source: The document or measurement that says so.
     """
@@ -139,6 +144,7 @@ class Kernel:
     row: tuple[Row, ...] = ()
     limits: tuple[Mapping[str, Any], ...] = ()
     quantize: Literal["always", "when-consumed"] = "always"
+    rounding: Literal["double", "single"] = "double"
     note: str = ""
     source: str = ""
 
@@ -154,19 +160,29 @@ class Device:
 
     Attributes:
         title: What people call it.
+        core: Another device that it is built around: what this one leaves out (formats, features, rates, costs, bandwidth) is
+            that one's.
         formats: Formats that its arithmetic units take; rows with others are not legal on it.
-        rate: Format to multiply-accumulates per second.
+        features: What sets its instructions apart, in the descriptor's own words; rows may be `without` some.
+        rate: Format to multiply-accumulates per second, or to the unit of `cost` per second.
+        cost: `kernel/row` to the row's cost on this device (see `Row.cost`); `conversion` to that of writing an element once more
+            in another encoding.
         bandwidth: Bytes per second of its memory.
-        memory: On-chip bytes.
+        memory: On-chip bytes for what is computed.
+        flash: Bytes for code and constants, where those lie apart.
         note: A caveat that reports show.
         source: Where this is documented or was measured.
     """
 
     title: str = ""
+    core: str = ""
     formats: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     rate: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
     bandwidth: float | None = None
     memory: int | None = None
+    flash: int | None = None
     note: str = ""
     source: str = ""
 
@@ -248,7 +264,12 @@ class Target:
     def device_refusal(self, row: Row) -> str | None:
         """Why the chosen device cannot execute a row, or None."""
         device = self.device.get(self.chosen_device)
-        if device is None or not device.formats:
+        if device is None:
+            return None
+        for feature in device.features:
+            if feature in row.without:
+                return f"{self.chosen_device} ({feature}): {row.without[feature]}"
+        if not device.formats:
             return None
         specs = [*self.row_specs(row).values(), *self.output_specs(row)[:1]]
         for spec in specs:

@@ -14,10 +14,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Fact(Generic[T]):
-    """The key of a fact. `name` is what pipelines, errors and `qcompiler passes` show."""
+    """The key of a fact.
+
+    Attributes:
+        name: What pipelines, errors and `qcompiler passes` show.
+        meaning: What holds, one clause.
+        by_name: Whether it names nodes and values instead of pointing at them, so that it holds for a copy of the graph, too.
+    """
 
     name: str
     meaning: str
+    by_name: bool = False
 
 
 class FactStore:
@@ -25,6 +32,7 @@ class FactStore:
 
     def __init__(self) -> None:
         self._facts: dict[str, Any] = {}
+        self._named: set[str] = set()
 
     def __contains__(self, fact: Fact[Any]) -> bool:
         return fact.name in self._facts
@@ -36,6 +44,8 @@ class FactStore:
 
     def __setitem__(self, fact: Fact[T], value: T) -> None:
         self._facts[fact.name] = value
+        if fact.by_name:
+            self._named.add(fact.name)
 
     def get(self, fact: Fact[T]) -> T | None:
         """The fact's value, or None where it does not hold."""
@@ -48,7 +58,14 @@ class FactStore:
     def copy(self) -> FactStore:
         """A store of its own with the same facts."""
         twin = FactStore()
-        twin._facts = dict(self._facts)
+        twin._facts, twin._named = dict(self._facts), set(self._named)
+        return twin
+
+    def named(self) -> FactStore:
+        """A store with those that go by names."""
+        twin = FactStore()
+        twin._named = self._named & self._facts.keys()
+        twin._facts = {name: self._facts[name] for name in self._facts if name in twin._named}
         return twin
 
     def clear(self) -> None:
@@ -61,6 +78,6 @@ class FactStore:
 
 
 EVERYTHING = Fact[object]("everything", "all facts at once; only to be invalidated")
-SHAPES = Fact[bool]("shapes", "every value has the dtype and shape that inference can give it")
-CANONICAL = Fact[bool]("canonical", "one form per operation: see the canonicalize pass")
+SHAPES = Fact[bool]("shapes", "every value has the dtype and shape that inference can give it", True)
+CANONICAL = Fact[bool]("canonical", "one form per operation: see the canonicalize pass", True)
 QDQ = Fact[bool]("qdq", "the plan stands in the graph as QuantizeLinear/DequantizeLinear")

@@ -515,9 +515,15 @@ class Graph:
 
     # -- whole graphs -------------------------------------------------------------------------------------
 
-    def copy(self) -> Graph:
-        """A graph of its own with the same names, order and origins; constants' arrays are shared, facts are not kept."""
+    def copy(self, *, facts: bool = False) -> Graph:
+        """A graph of its own with the same names, order and origins; constants' arrays are shared.
+
+        Args:
+            facts: Whether the copy keeps the facts that go by names.
+        """
         clone = Graph(self.name)
+        if facts:
+            clone.facts = self.facts.named()
         clone.opset, clone.other_opsets = self.opset, dict(self.other_opsets)
         clone.doc, clone.graph_doc, clone.producer = self.doc, self.graph_doc, self.producer
         clone.model_domain, clone.model_version = self.model_domain, self.model_version

@@ -14,6 +14,7 @@ from typing import Any
 from qcompiler.errors import PlanError
 from qcompiler.ir.encoding import Encoding
 from qcompiler.ir.facts import Fact
+from qcompiler.ir.graph import Graph
 
 VERSION = 1
 
@@ -209,3 +210,6 @@ def _scalar(item: Any) -> str:
 
 
 PLAN = Fact[Plan]("plan", "every region has a kernel row and every group an encoding")
+PLANNED = Fact[Graph](
+    "planned", "the graph that the plan speaks of, as it was before Q/DQ was written into it"
+)

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 from qcompiler.errors import TargetError
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.onnx_import import read_proto
-from qcompiler.lowering import Lowered
+from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets.tensorrt.rules import check_rules
 
 if TYPE_CHECKING:
-    from qcompiler.artifact import Artifact
     from qcompiler.ir.graph import Graph
-    from qcompiler.ir.plan import Plan
-    from qcompiler.target import Target
 
 MODEL = "model.onnx"
 
@@ -32,12 +29,13 @@ trtexec --onnx={model} --stronglyTyped --saveEngine=model.plan{shapes}
 """
 
 
-def lower(graph: Graph, plan: Plan, target: Target, artifact: Artifact) -> Lowered:
+def lower(job: LowerJob) -> Lowered:
     """Writes model.onnx and the build commands.
 
     Raises:
         TargetError: The file breaks a rule that TensorRT refuses models for; the artifact is given up.
     """
+    graph, artifact = job.graph, job.artifact
     files = save(graph, artifact.path(MODEL))
     broken = [item for item in check_rules(read_proto(files[0])) if item.severity == "error"]
     if broken:

@@ -1,0 +1,1 @@
+"""Integer programs: what encoded graphs compute, in integers only, as microcontrollers and integer accelerators do."""

@@ -1,0 +1,1 @@
+"""Arm Cortex-M: C code on CMSIS-NN kernels."""
