@@ -395,11 +395,33 @@ class Encoder:
 
     def program(self) -> Program:
         """What has been written."""
-        outputs = tuple(self.result(value) for value in self.graph.outputs)
+        outputs = self._outputs()
         for value, tensor in zip(self.graph.outputs, outputs, strict=True):
             if tensor.encoding is None and value.dtype is not None and value.dtype.kind == "f":
                 raise TargetError(f"The output {value.name!r} is not quantized; this target gives integers.")
         return Program(self.graph.name, self._inputs, outputs, tuple(self._operations))
+
+    def _outputs(self) -> tuple[Tensor, ...]:
+        """The program's outputs; one that would be the bytes of an input, or of another output, is copied."""
+        root = {
+            operation.output.name: operation.inputs[0].name
+            for operation in self._operations
+            if isinstance(operation.work, View)
+        }
+        taken = {tensor.name for tensor in self._inputs}
+        outputs = []
+        for value in self.graph.outputs:
+            tensor = self.result(value)
+            name = tensor.name
+            while name in root:
+                name = root[name]
+            if name in taken:
+                copy = dataclasses.replace(tensor, name=self.unique(f"{tensor.name}.copy"))
+                self.emit(StridedCopy(0, (tensor.elements,), (1,)), (tensor,), (copy,))
+                tensor = copy
+            taken.add(name)
+            outputs.append(tensor)
+        return tuple(outputs)
 
 
 def text(node: Node, name: str, default: str) -> str:
