@@ -8,8 +8,9 @@ argue about, searches all orders. It stops as soon as a lower bound is met, and 
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qcompiler.arena_search import searched
@@ -37,20 +38,23 @@ class Buffer:
 class Overlap:
     """Two buffers that may share memory although both are alive, because one operation reads the one and writes the other.
 
-    It runs through both from low addresses to high ones, so that what it writes may lie where what it has read lay before
-    (Blacker, Bridges and Hadfield, "Diagonal Memory Optimisation for Machine Learning on Micro-controllers", 2020).
+    An operation that runs through both from low addresses to high ones may write where what it has read lay before; one that runs from
+    high addresses to low ones likewise (Blacker, Bridges and Hadfield, "Diagonal Memory Optimisation for Machine Learning on
+    Micro-controllers", 2020). Element by element, it may write over what it reads.
 
     Attributes:
-        below: What is written.
-        above: What is read for the last time.
-        distance: Bytes that `below` has to begin before `above`, at least.
-        exact: They may share only if they begin at the very same address (element-wise operations).
+        written: What is written.
+        read: What is read for the last time.
+        before: Running upwards: bytes that `written` has to begin before `read`, at least. None: it cannot run so.
+        after: Running downwards: bytes that it has to begin after `read`, at least. None: it cannot run so.
+        same: Whether both may begin at the very same address.
     """
 
-    below: str
-    above: str
-    distance: int = 0
-    exact: bool = False
+    written: str
+    read: str
+    before: int | None = None
+    after: int | None = None
+    same: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,7 @@ _ROUNDS = 400
 _SEED = 20231
 
 
-def plan_arena(
-    buffers: Sequence[Buffer], overlaps: Sequence[Overlap] = (), alignment: int = 16
-) -> ArenaPlan:
+def plan_arena(buffers: Sequence[Buffer], overlaps: Sequence[Overlap] = (), alignment: int = 16) -> ArenaPlan:
     """Places buffers. The same buffers give the same plan.
 
     Args:
@@ -104,12 +106,18 @@ def _improved(items: Sequence[Item], bound: int) -> tuple[list[int], int]:
     """First-fit in several orders, then in the best one with two places exchanged, again and again."""
     numbers = range(len(items))
     load = _loads(items)
+    keys: tuple[Callable[[Item, int], int], ...] = (
+        lambda item, load: -item.size,
+        lambda item, load: -load,
+        lambda item, load: item.first - item.last,
+        lambda item, load: -item.size * (item.last - item.first + 1),
+        lambda item, load: 0,
+    )
+    # Of equals also the last one first: what may lie over what it is computed from has to be placed before that.
     orders = [
-        sorted(numbers, key=lambda number: (-items[number].size, items[number].first)),
-        sorted(numbers, key=lambda number: (-load[number], -items[number].size, items[number].first)),
-        sorted(numbers, key=lambda number: (items[number].first - items[number].last, -items[number].size)),
-        sorted(numbers, key=lambda number: (-items[number].size * (items[number].last - items[number].first + 1))),
-        sorted(numbers, key=lambda number: items[number].first),
+        sorted(numbers, key=functools.partial(_rank, items, load, key, weight))
+        for key in keys
+        for weight in (1, -1)
     ]
     placed = [first_fit(items, order) for order in orders]
     sizes = [_size(items, offsets) for offsets in placed]
@@ -128,6 +136,13 @@ def _improved(items: Sequence[Item], bound: int) -> tuple[list[int], int]:
         if reached <= size:
             best, order, size = offsets, trial, reached
     return best, size
+
+
+def _rank(
+    items: Sequence[Item], load: Sequence[int], key: Callable[[Item, int], int], sign: int, number: int
+) -> tuple[int, int, int]:
+    item = items[number]
+    return key(item, load[number]), -item.size, sign * item.first
 
 
 def _size(items: Sequence[Item], offsets: Sequence[int]) -> int:
@@ -155,14 +170,12 @@ def _lower_bound(items: Sequence[Item]) -> int:
     """The most bytes alive at one operation, less what overlaps may save there.
 
     The union of the live buffers has at least the sum of their sizes less that of their pairwise intersections (Bonferroni's
-    inequality). A licensed pair intersects in at most size(below) - distance bytes, and no more than either has.
+    inequality), and what is written intersects in no more than its own size with all that is read.
     """
     steps = _alive(items)
     for item in items:
-        saved = 0
-        for other, distance, _ in item.over:
-            saved += max(0, min(items[other].size, item.size - distance))
-        if item.over:
+        if item.reads:
+            saved = sum(licence.most_shared(item.size, items[licence.other].size) for licence in item.reads)
             steps[item.first] -= min(saved, item.size)
     largest = max((item.size for item in items), default=0)
     return max([largest, *steps])

@@ -22,7 +22,7 @@ from qcompiler.budget import Budget
 from qcompiler.data import Data, DataSource
 from qcompiler.decision import DECISION
 from qcompiler.errors import ModelError, OptionError, suggest
-from qcompiler.evaluation import Evaluation, evaluate_models
+from qcompiler.evaluation import Evaluation, Runnable, evaluate_models
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.onnx_import import import_model, load
@@ -390,13 +390,17 @@ class _Compilation:
         metric = self.metric
         if self.evaluation is None and metric is None:
             metric = metric_named("sqnr")
-        models = {"float": Session(self.source), "reference": Session(graph, optimize=False)}
+        models: dict[str, Runnable] = {
+            "float": Session(self.source), "reference": Session(graph, optimize=False),
+        }  # fmt: skip
         same = False
         if artifact is not None and lowered is not None and lowered.main.endswith(".onnx"):
             main = artifact.folder / lowered.main
             same = _same_bytes(artifact.folder / REFERENCE, main)
             if not same:
                 models["artifact"] = Session(load(main), optimize=False)
+        if lowered is not None and lowered.runs is not None:
+            models["artifact"] = lowered.runs
         result = evaluate_models(
             models, data, metric, progress=lambda done, total: self.progress("evaluating", done, total)
         )

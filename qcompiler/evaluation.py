@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qcompiler.data import DataSource
-    from qcompiler.runtime import Session
 
 Arrays = Mapping[str, "NDArray[Any]"]
+
+
+class Runnable(Protocol):
+    """What runs all samples of a source, yielding outputs with samples on the first axis; see `qcompiler.runtime.Session`."""
+
+    def stream(self, source: DataSource, batch: int = 32) -> Iterator[Arrays]:
+        """Runs every sample, some at a time."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Evaluation:
 
 
 def evaluate_models(
-    models: Mapping[str, Session],
+    models: Mapping[str, Runnable],
     source: DataSource,
     metric: Metric | None,
     *,
@@ -83,7 +90,8 @@ def evaluate_models(
     """Runs all models over the data, batch by batch, and compares them with the first.
 
     Args:
-        models: Sessions by label; the first is the reference, and has the outputs that the others must have.
+        models: Sessions, or what else runs samples, by label; the first is the reference, and has the outputs that the others
+            must have.
         source: The samples.
         metric: None to choose by the outputs and labels, see `qcompiler.metrics.auto`.
         batch: Samples at once.
@@ -119,8 +127,23 @@ _LABEL_FREE = {"agreement", "sqnr", "cosine", "mse", "mae", "relative-error", "k
 
 
 def _together(streams: Mapping[str, Iterator[Arrays]]) -> Iterator[dict[str, Arrays]]:
-    for rows in zip(*streams.values(), strict=True):
-        yield dict(zip(streams, rows, strict=True))
+    """The streams' outputs for the same samples, as many at a time as all of them have ready."""
+    waiting: dict[str, Arrays] = {}
+    while True:
+        for label, stream in streams.items():
+            if label not in waiting and (rows := next(stream, None)) is not None:
+                waiting[label] = rows
+        if not waiting:
+            return
+        assert len(waiting) == len(streams), "every stream runs every sample"
+        counts = {label: len(next(iter(rows.values()))) for label, rows in waiting.items()}
+        count = min(counts.values())
+        yield {label: {name: array[:count] for name, array in rows.items()} for label, rows in waiting.items()}
+        waiting = {
+            label: {name: array[count:] for name, array in rows.items()}
+            for label, rows in waiting.items()
+            if counts[label] > count
+        }
 
 
 class _Tracker:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from qcompiler.artifact import Artifact
     from qcompiler.data import DataSource
+    from qcompiler.evaluation import Runnable
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.plan import Plan
     from qcompiler.target import Target
@@ -32,6 +33,7 @@ class Lowered:
         size: Bytes of what goes on the device.
         next_step: What the user does with it, a command where there is one.
         unmet: Limits of the device or of the user that are not kept, one paragraph each.
+        runs: What computes the same as the artifact to the bit, where that is no ONNX file; it is measured in its place.
         details: More, for the report.
     """
 
@@ -39,6 +41,7 @@ class Lowered:
     size: int
     next_step: str = ""
     unmet: tuple[str, ...] = ()
+    runs: Runnable | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

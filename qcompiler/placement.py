@@ -10,6 +10,54 @@ if TYPE_CHECKING:
     from qcompiler.arena import Buffer, Overlap
 
 
+@dataclass(frozen=True)
+class Licence:
+    """An overlap as one of its items sees it.
+
+    Attributes:
+        other: The other item.
+        before: Running upwards, what is written begins at least so many bytes before what is read.
+        after: Running downwards, it begins at least so many bytes after that.
+        same: They may begin at the same address.
+    """
+
+    other: int
+    before: int | None
+    after: int | None
+    same: bool
+
+    def allows(self, written: int, read: int) -> bool:
+        """Whether these offsets may be had though the buffers overlap."""
+        return (
+            (self.same and written == read)
+            or (self.before is not None and written <= read - self.before)
+            or (self.after is not None and written >= read + self.after)
+        )
+
+    def steps(self) -> tuple[int, ...]:
+        """From what is read to what is written: the offsets that are nearest."""
+        return tuple(
+            step
+            for step in (
+                0 if self.same else None,
+                None if self.before is None else -self.before,
+                self.after,
+            )
+            if step is not None
+        )
+
+    def most_shared(self, written: int, read: int) -> int:
+        """The most bytes that buffers of these sizes can have in common."""
+        found = [0]
+        if self.same:
+            found.append(min(written, read))
+        if self.before is not None:
+            found.append(min(written - self.before, read))
+        if self.after is not None:
+            found.append(min(read - self.after, written))
+        return max(found)
+
+
 @dataclass
 class Item:
     """A buffer as placement sees it.
@@ -20,8 +68,8 @@ class Item:
         first: Index of the operation that writes it first.
         last: Index of the operation that reads it last.
         rivals: Items that are alive at the same time.
-        over: As what is written: (item that may lie under it, bytes to begin before that, whether only at the same address).
-        under: The same from the other side.
+        reads: As what is written: the items that it may lie over.
+        written: As what is read: the items that may lie over it.
     """
 
     name: str
@@ -29,8 +77,8 @@ class Item:
     first: int
     last: int
     rivals: list[int] = field(default_factory=list)
-    over: list[tuple[int, int, bool]] = field(default_factory=list)
-    under: list[tuple[int, int, bool]] = field(default_factory=list)
+    reads: list[Licence] = field(default_factory=list)
+    written: list[Licence] = field(default_factory=list)
 
 
 def items_of(buffers: Sequence[Buffer], overlaps: Sequence[Overlap], alignment: int) -> list[Item]:
@@ -39,7 +87,10 @@ def items_of(buffers: Sequence[Buffer], overlaps: Sequence[Overlap], alignment: 
     Raises:
         ValueError: See `qcompiler.arena.plan_arena`.
     """
-    items = [Item(buffer.name, -(-buffer.size // alignment) * alignment, buffer.first, buffer.last) for buffer in buffers]
+    items = [
+        Item(buffer.name, -(-buffer.size // alignment) * alignment, buffer.first, buffer.last)
+        for buffer in buffers
+    ]
     number = {item.name: index for index, item in enumerate(items)}
     if len(number) < len(items):
         raise ValueError("two buffers have one name")
@@ -55,14 +106,19 @@ def items_of(buffers: Sequence[Buffer], overlaps: Sequence[Overlap], alignment: 
                 items[other].rivals.append(index)
         live.append(index)
     for overlap in overlaps:
-        if overlap.below not in number or overlap.above not in number:
-            raise ValueError(f"the overlap of {overlap.below} and {overlap.above} names no buffer")
-        below, above = number[overlap.below], number[overlap.above]
-        if items[below].first != items[above].last or below == above:
-            raise ValueError(f"{overlap.above} is not read for the last time where {overlap.below} is written first")
-        distance = -(-max(overlap.distance, 0) // alignment) * alignment
-        items[below].over.append((above, distance, overlap.exact))
-        items[above].under.append((below, distance, overlap.exact))
+        if overlap.written not in number or overlap.read not in number:
+            raise ValueError(f"the overlap of {overlap.written} and {overlap.read} names no buffer")
+        written, read = number[overlap.written], number[overlap.read]
+        if items[written].first != items[read].last or written == read:
+            raise ValueError(
+                f"{overlap.read} is not read for the last time where {overlap.written} is written first"
+            )
+        before, after = (
+            None if given is None else -(-max(given, 0) // alignment) * alignment
+            for given in (overlap.before, overlap.after)
+        )
+        items[written].reads.append(Licence(read, before, after, overlap.same))
+        items[read].written.append(Licence(written, before, after, overlap.same))
     return items
 
 
@@ -80,42 +136,32 @@ def lowest(items: Sequence[Item], offsets: Sequence[int], index: int) -> int:
     placed = [other for other in item.rivals if offsets[other] >= 0]
     if not placed or not item.size:
         return 0
-    over, under = _licences(item.over), _licences(item.under)
+    reads = {licence.other: licence for licence in item.reads}
+    written = {licence.other: licence for licence in item.written}
     blocked: list[tuple[int, int]] = []
-    special: list[tuple[int, int, int, bool, int]] = []
+    special: list[tuple[int, int, Licence, bool]] = []
     candidates = {0}
     for other in placed:
         start = offsets[other]
         end = start + items[other].size
         candidates.add(end)
-        if other in over:  # this one is written where the other is read
-            distance, exact = over[other]
-            special.append((start, end, -1, exact, distance))
-            candidates.add(start if exact else start - distance)
-        elif other in under:
-            distance, exact = under[other]
-            special.append((start, end, 1, exact, distance))
-            candidates.add(start if exact else start + distance)
+        if other in reads:
+            special.append((start, end, reads[other], True))
+            candidates.update(start + step for step in reads[other].steps())
+        elif other in written:
+            special.append((start, end, written[other], False))
+            candidates.update(start - step for step in written[other].steps())
         else:
             blocked.append((start, end))
     for offset in sorted(candidate for candidate in candidates if candidate >= 0):
         stop = offset + item.size
         if any(offset < end and start < stop for start, end in blocked):
             continue
-        if all(_fits(offset, stop, entry) for entry in special):
+        if all(
+            offset >= end
+            or stop <= start
+            or (licence.allows(offset, start) if writes else licence.allows(start, offset))
+            for start, end, licence, writes in special
+        ):
             return offset
     raise AssertionError("behind everything there is always room")
-
-
-def _licences(pairs: list[tuple[int, int, bool]]) -> dict[int, tuple[int, bool]]:
-    return {other: (distance, exact) for other, distance, exact in pairs}
-
-
-def _fits(offset: int, stop: int, entry: tuple[int, int, int, bool, int]) -> bool:
-    """Whether a place is allowed beside a partner: apart from it, or in the licensed position."""
-    start, end, side, exact, distance = entry
-    if offset >= end or stop <= start:
-        return True
-    if exact:
-        return offset == start
-    return offset <= start - distance if side < 0 else offset >= start + distance

@@ -23,13 +23,15 @@ class Needs:
     Attributes:
         scratch: Bytes that it works in.
         in_place: Numbers of the inputs in whose place it can write its output.
-        distance: Where it runs through its first input from beginning to end: how many bytes before that input its output has to
-            begin to lie over it. None: it has to lie apart.
+        before: Where it can run through its first input upwards: how many bytes before that its output has to begin to lie
+            over it. None: it cannot.
+        after: Where it can run downwards: how many bytes after its first input its output has to begin.
     """
 
     scratch: int = 0
     in_place: tuple[int, ...] = ()
-    distance: int | None = None
+    before: int | None = None
+    after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,8 @@ def _buffers(
             read = root[tensor.name].name
             if read == made or last[read] != index or first[made] != index:
                 continue
-            if slot in needs.in_place:
-                overlaps.append(Overlap(made, read, exact=True))
-            elif slot == 0 and needs.distance is not None and _computed(operation, root).count(read) == 1:
-                overlaps.append(Overlap(made, read, needs.distance))
+            runs = slot == 0 and _computed(operation, root).count(read) == 1
+            before, after = (needs.before, needs.after) if runs else (None, None)
+            if slot in needs.in_place or before is not None or after is not None:
+                overlaps.append(Overlap(made, read, before, after, slot in needs.in_place))
     return buffers, overlaps

@@ -95,7 +95,7 @@ def clamps(work: Any) -> str:
     return f"{{{work.low}, {work.high}}}"
 
 
-def parameter_list(operation: Operation, size: int) -> str:
+def parameter_list(operation: Operation, *, scratch: bool) -> str:
     """The parameters of the function of a step."""
     given = [
         f"const {c_type(tensor.dtype)} *x{slot}"
@@ -103,4 +103,4 @@ def parameter_list(operation: Operation, size: int) -> str:
         if tensor.data is None
     ]
     made = f"{c_type(operation.output.dtype)} *y"
-    return ", ".join([*given, made, *(["void *scratch"] if size else [])])
+    return ", ".join([*given, made, *(["void *scratch"] if scratch else [])])

@@ -1,9 +1,9 @@
 """Convolutions in several calls, each for some rows of the output, so that the output may lie over rows that are no longer read.
 
-Called for output rows [a, b), a kernel reads input rows from a * stride - padding on. Where the output lies `distance` bytes
-before the input, it never writes what is still to be read if, for every call,
-
-    b * (bytes of an output row) - distance <= max(0, a * stride - padding) * (bytes of an input row).
+Called for output rows [a, b), a kernel reads input rows [r, s). Running upwards, with the output `before` bytes in front of the
+input, no call writes what it or a later one reads if b * (bytes of an output row) - before <= r * (bytes of an input row). Running
+downwards, with the output `after` bytes behind the beginning of the input, if a * (bytes of an output row) + after >= s * (bytes of
+an input row).
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ def slices(operation: Operation, rows: int) -> tuple[Slice, ...]:
     return tuple(found)
 
 
-def distance(operation: Operation, rows: int) -> int:
-    """Bytes that the output has to begin before the input, when it is computed so many rows at a time."""
+def distances(operation: Operation, rows: int) -> tuple[int, int]:
+    """`before` and `after` of the module, for an operation that is computed so many rows at a time; not negative."""
     x, made = operation.inputs[0], operation.output
     row, source_row = made.bytes // made.shape[1], x.bytes // x.shape[1]
-    return max(
-        (piece.first + piece.rows) * row - piece.source * source_row for piece in slices(operation, rows)
-    )
+    pieces = slices(operation, rows)
+    before = max((piece.first + piece.rows) * row - piece.source * source_row for piece in pieces)
+    after = max((piece.source + piece.source_rows) * source_row - piece.first * row for piece in pieces)
+    return max(before, 0), max(after, 0)

@@ -1,0 +1,166 @@
+"""Lowering for Cortex-M: the plan as integer operations, placed in memory, as a C project."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcompiler.errors import TargetError
+from qcompiler.integer.encode import encode
+from qcompiler.integer.evaluate import quantize_inputs, run
+from qcompiler.integer.session import ProgramSession
+from qcompiler.ir.plan import PLANNED
+from qcompiler.lowering import Lowered, LowerJob
+from qcompiler.targets.cmsis_nn.c_text import comment
+from qcompiler.targets.cmsis_nn.deployment import deploy
+from qcompiler.targets.cmsis_nn.fit import fit_of
+from qcompiler.targets.cmsis_nn.project import write_project
+from qcompiler.targets.cmsis_nn.source import write_source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qcompiler.data import DataSource
+    from qcompiler.integer.program import Program
+    from qcompiler.target import Target
+    from qcompiler.targets.cmsis_nn.boards import Path
+    from qcompiler.targets.cmsis_nn.project import Vectors
+    from qcompiler.targets.cmsis_nn.source import Source
+
+MODEL = "model.c"
+_VECTORS, _VECTOR_BYTES = 4, 1 << 18
+
+
+def lower(job: LowerJob) -> Lowered:
+    """Writes the C project.
+
+    Raises:
+        TargetError: Something of the graph has no integer form, or the pipeline has written no plan; nothing is written.
+    """
+    program = program_of(job)
+    core, path = core_of(job.target)
+    device = job.target.device[job.target.chosen_device]
+    limits = [limit for limit in (job.max_ram, device.memory) if limit is not None]
+    deployment = deploy(program, path, min(limits, default=None))
+    source = write_source(deployment, core)
+    fit = fit_of(deployment, source, job.target, job.max_ram, job.max_flash)
+    vectors = recorded(program, job.data, _VECTORS, _VECTOR_BYTES)
+    facts = {
+        "title": comment(program.name),
+        "arena": f"{deployment.memory.arena.size:,}",
+        "constants": f"{source.constant_bytes:,}",
+        "example": _example(source),
+        "notes": _notes(source),
+        "fit": fit.text(),
+    }
+    write_project(job.artifact, source, core, vectors, facts)
+    return Lowered(
+        MODEL,
+        source.constant_bytes,
+        "cmake -B build && cmake --build build && ctest --test-dir build (in the folder; see its README.md)",
+        fit.unmet,
+        ProgramSession(program),
+        fit.details(),
+    )
+
+
+def program_of(job: Any) -> Program:
+    """The program of a job's plan.
+
+    Raises:
+        TargetError: See `lower`.
+    """
+    graph = job.graph.facts.get(PLANNED)
+    if graph is None:
+        raise TargetError(
+            "The pipeline has to end with insert_qdq: before that there is no finished plan to write C from."
+        )
+    return encode(graph, job.plan, job.target)
+
+
+def core_of(target: Target) -> tuple[str, Path]:
+    """The core that a target's chosen device is built around, and the library's implementation for it."""
+    name = target.chosen_device
+    device = target.device[name]
+    path: Any = device.features[0]
+    while target.device[name].core and name not in _CORES:
+        name = target.device[name].core
+    return name, path
+
+
+_CORES = (
+    "cortex-m0plus",
+    "cortex-m3",
+    "cortex-m4",
+    "cortex-m7",
+    "cortex-m33",
+    "cortex-m55",
+    "cortex-m85",
+)
+
+
+def recorded(program: Program, data: DataSource | None, count: int, most_bytes: int | None = None) -> Vectors:
+    """Inputs, and what the program makes of them: samples of the data, or random codes where there are no data.
+
+    Args:
+        program: The program.
+        data: Samples.
+        count: How many vectors.
+        most_bytes: Fewer of them (but one) where they would take more bytes.
+    """
+    size = sum(tensor.bytes for tensor in (*program.inputs, *program.outputs))
+    if most_bytes is not None:
+        count = max(1, min(count, most_bytes // max(size, 1)))
+    if data is None:
+        chance = np.random.default_rng(0)
+        inputs = {
+            tensor.name: chance.integers(-128, 128, (count, *tensor.shape)).astype(tensor.dtype)
+            for tensor in program.inputs
+        }
+    else:
+        inputs = quantize_inputs(program, _first(data, count))
+        count = min(count, *(len(array) for array in inputs.values()))
+    outputs = run(program, inputs)
+    return [
+        (
+            tuple(inputs[tensor.name][index] for tensor in program.inputs),
+            tuple(outputs[tensor.name][index] for tensor in program.outputs),
+        )
+        for index in range(count)
+    ]
+
+
+def _first(data: DataSource, count: int) -> dict[str, NDArray[Any]]:
+    return next(iter(data.batches(min(count, data.count))))
+
+
+def _example(source: Source) -> str:
+    """How a firmware calls the model."""
+    lines = [
+        f"static {port.type} {port.name}[{port.macro}_ELEMENTS];"
+        for port in (*source.inputs, *source.outputs)
+    ]
+    arguments = ", ".join(port.name for port in (*source.inputs, *source.outputs))
+    lines += [
+        "",
+        f"/* fill {', '.join(port.name for port in source.inputs)}, then */",
+        f"if (model_run({arguments}) != 0) {{",
+        "    /* a kernel refused its arguments: the build is broken */",
+        "}",
+    ]
+    return "\n".join(lines)
+
+
+def _notes(source: Source) -> str:
+    """What inputs and outputs are."""
+    lines = []
+    for port in (*source.inputs, *source.outputs):
+        tensor = port.tensor
+        text = f"* `{port.name}` is {port.type} [{', '.join(map(str, tensor.shape))}]"
+        if len(tensor.shape) > 2 and tensor.order not in ((), tuple(range(len(tensor.shape)))):
+            text += ", channels last"
+        if tensor.encoding is not None:
+            text += f": round(real / {tensor.scale:.9g}) + {tensor.zero_point}"
+        lines.append(f"{text}.")
+    return "\n".join(lines)
