@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import networkx as nx
-
 from qcompiler import ops
 from qcompiler.ir.facts import SHAPES
-from qcompiler.layout import LAYOUT, Layout, channels_last
+from qcompiler.layout import LAYOUT, own_order
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
-from qcompiler.passes._flattened_images import turn_flattened
+from qcompiler.passes._layout_choice import LayoutChoice
+from qcompiler.passes._layout_products import Turn, apply_turn, turn_of
+from qcompiler.passes._layout_wishes import moves
+from qcompiler.regions import REGIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node, Value
-    from qcompiler.layout import Order
+    from qcompiler.layout import Layout, Order
+    from qcompiler.passes._layout_wishes import Move
 
 Rim = Literal["auto", "channels-last", "as-model"]
 
 
 @dataclass(frozen=True)
 class ChannelsLast(Pass):
-    """Chooses how every value is stored: images channels last, everything else in the order of its own axes.
+    """Chooses the order in which the axes of every value are stored: images channels last, so that nothing is transposed at run time.
 
-    The graph keeps its operators and their meaning; what changes is the fact LAYOUT. Values that element-wise operators tie
-    together share one order: channels last where a convolution, a pool or a resizing reads or writes one of them. Transposes
-    carry the choice on to what they read and write, so that those of a model exported from channels-last frameworks move
-    nothing. Where an image is flattened for a matrix product, the rows of the constant matrix are put into the order in which the image
-    is stored; so are the columns of one whose result becomes an image.
+    The graph keeps its operators and their meaning; what is established is the fact LAYOUT. Convolutions, pools and their like
+    work on images that are stored channels last. Element-wise operators, joins and reductions take any order that their operands
+    share; Transposes and changes of shape are free where the orders on both sides fit, as those of models that come from
+    channels-last frameworks do. Where two wishes meet, a minimum cut decides which values are moved: as few bytes as possible.
 
-    What still has to be transposed at run time is told, with its size.
+    Where an image is flattened for a product by a constant matrix, and where such a product becomes an image, the matrix is put
+    into the order of the storage at compile time.
+
+    What is still moved at run time is told, with its size and the reason.
 
     Attributes:
-        inputs: How the graph's inputs are stored: "auto" (what takes no transposition), "channels-last", or "as-model".
-        outputs: How its outputs are stored.
+        inputs: How the graph's inputs are stored: "auto" (as it takes no move), "channels-last" (wherever one is an image, even if
+            most of its readers want another order), or "as-model" (in the order of their own axes). Their shapes stay as they are.
+        outputs: The same for its outputs.
     """
 
     name = "channels_last"
     effect = Effect.EXACT
     requires = (SHAPES,)
     establishes = (LAYOUT,)
+    invalidates = (REGIONS,)
 
     inputs: Rim = "auto"
     outputs: Rim = "auto"
@@ -52,106 +55,39 @@ class ChannelsLast(Pass):
     def run(self, graph: Graph, context: PassContext) -> PassResult:
         """Establishes LAYOUT."""
         result = PassResult()
-        for what, count in turn_flattened(graph, _chosen(graph), context).items():
-            result.count(what, count)
-        orders = dict(_chosen(graph).orders)
-        for rim, values in ((self.inputs, graph.inputs), (self.outputs, graph.outputs)):
-            for value in values if rim != "auto" else ():
-                rank = value.rank or 0
-                orders[value.name] = channels_last(rank) if rim == "channels-last" else tuple(range(rank))
-        layout = Layout({name: order for name, order in orders.items() if order != tuple(range(len(order)))})
+        turns = [turn for node in graph.topological() if isinstance(turn := _seen_as_turn(node), Turn)]
+        layout = self._chosen(graph, {turn.node for turn in turns})
+        due = [(turn, layout.order_of(turn.image)) for turn in turns if not layout.is_free(turn.node)]
+        for turn, order in due:
+            if order[0] == 0 and context.allow(f"{turn.what}: {turn.node.name}"):
+                apply_turn(graph, turn, order)
+                result.count(turn.what)
+        layout = self._chosen(graph)
         graph.facts[LAYOUT] = layout
-        for node, value, count in moved(graph, layout):
-            result.say(
-                Level.INFO,
-                node.name,
-                f"{node.op} moves {value.name} ({count} elements of a sample) into another order at run time",
-            )
+        for move in moves(graph, layout):
+            result.say(Level.INFO, move.node.name, _told(move))
         return result
 
-
-def moved(graph: Graph, layout: Layout) -> Iterator[tuple[Node, Value, int]]:
-    """What is transposed at run time: the node that asks for it, what is moved, and elements per sample."""
-    for node in graph.topological():
-        wish = ops.info(node).layout
-        x = node.input(0)
-        if wish in ("transpose", "reshape"):
-            if x is not None and not x.is_constant and not layout.is_free(node):
-                yield node, x, _elements(x)
-            continue
-        for value in _tied(node):
-            if (
-                value.rank is not None
-                and layout.order_of(value) != _wanted(node, value, layout)
-                and _is_moved(value)
-            ):
-                yield node, value, _elements(value)
+    def _chosen(self, graph: Graph, spared: set[Node] | None = None) -> Layout:
+        choice = LayoutChoice(graph, spared or ())
+        images = choice.spread("channels-last")
+        fixed: dict[Value, Order] = {}
+        for rim, values in ((self.inputs, graph.inputs), (self.outputs, graph.outputs)):
+            for value in values:
+                if rim != "auto" and value.rank is not None and not value.is_constant:
+                    own = own_order(value.rank)
+                    fixed.setdefault(value, images.get(value, own) if rim == "channels-last" else own)
+        choice.choose(fixed)
+        return choice.layout()
 
 
-def _wanted(node: Node, value: Value, layout: Layout) -> Order:
-    """The order in which a node reads or writes a value."""
-    wish, rank = ops.info(node).layout, value.rank or 0
-    if wish == "channels-last":
-        return channels_last(rank)
-    made = node.output
-    if wish == "alike" and made.rank == rank:
-        return layout.order_of(made)
-    return tuple(range(rank))
+def _seen_as_turn(node: Node) -> Turn | str:
+    x = node.input(0)
+    reshapes = ops.info(node).layout == "reshape" and x is not None and not x.is_constant
+    return turn_of(node) if reshapes and node.output.rank is not None else ""
 
 
-def _is_moved(value: Value) -> bool:
-    """Whether another order moves anything: more than one axis has more than one element."""
-    dims = [dim for dim in (value.shape or ()) if dim != 1]
-    return len(dims) - sum(not isinstance(dim, int) for dim in dims) > 1
-
-
-def _elements(value: Value) -> int:
-    return math.prod(dim for dim in value.shape or () if isinstance(dim, int))
-
-
-def _tied(node: Node) -> list[Value]:
-    """The computed values that a node reads as data or writes."""
-    row = ops.info(node)
-    read = [
-        value
-        for slot, value in enumerate(node.inputs)
-        if value is not None and not value.is_constant and row.role(slot) == "data"
-    ]
-    return [*read, *(value for value in node.outputs if value is not None)]
-
-
-def _chosen(graph: Graph) -> Layout:
-    """An order for every value: by what is tied to it, then by what Transposes carry on."""
-    sets: nx.utils.UnionFind = nx.utils.UnionFind()
-    order: dict[Value, Order] = {}
-    for node in graph.topological():
-        values = [value for value in _tied(node) if value.rank is not None]
-        if ops.info(node).layout == "alike" and values:
-            sets.union(*(value for value in values if value.rank == node.output.rank))
-    for wish in ("channels-last", "as-is"):  # an image stays one, though something reads it in its own order
-        for node in graph.topological():
-            if ops.info(node).layout == wish:
-                for value in _tied(node):
-                    if value.rank is not None:
-                        order.setdefault(sets[value], _wanted(node, value, Layout()))
-    _carry_on(graph, sets, order)
-    values = [
-        *graph.inputs,
-        *(value for node in graph.topological() for value in node.outputs if value is not None),
-    ]
-    return Layout({value.name: order[sets[value]] for value in values if sets[value] in order})
-
-
-def _carry_on(graph: Graph, sets: nx.utils.UnionFind, order: dict[Value, Order]) -> None:
-    """Gives what Transposes lead to, or come from, the order in which they move nothing, if it has none yet."""
-    turns = [node for node in graph.topological() if ops.info(node).layout == "transpose"]
-    for node in [*turns, *reversed(turns)]:
-        x, y = node.input(0), node.output
-        if x is None or x.is_constant or x.rank is None or y.rank is None:
-            continue
-        turn: tuple[int, ...] = tuple(node.attributes.get("perm") or reversed(range(x.rank)))
-        if sets[x] in order and sets[y] not in order:
-            back = {axis: place for place, axis in enumerate(turn)}
-            order[sets[y]] = tuple(back[axis] for axis in order[sets[x]])
-        elif sets[y] in order and sets[x] not in order:
-            order[sets[x]] = tuple(turn[axis] for axis in order[sets[y]])
+def _told(move: Move) -> str:
+    turn = _seen_as_turn(move.node)
+    why = f": {turn}" if isinstance(turn, str) and turn else ""
+    return f"{move.node.op} moves {move.value.name} into another order at run time, {move.size} bytes per sample{why}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -69,6 +70,11 @@ def file_sha256(path: Path) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def version() -> str:
+    """The installed version of qcompiler."""
+    return importlib.metadata.version("qcompiler")
 
 
 def write_json(path: Path, table: Any) -> None:

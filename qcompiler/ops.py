@@ -45,7 +45,8 @@ class OpInfo:
         bounds: Interval that the output cannot leave, whatever the input.
         keeps_sign: Whether the output is not negative where no data input is.
         layout: In which order of axes operands and results are computed: "channels-last" (images), "alike" (any, if all share
-            it), "transpose", "reshape" (the operator changes what the axes are), or "as-is" (the order of their own axes).
+            it), "axis-last" (any that ends with the axis that the attribute names, if all share it), "transpose", "reshape" (the
+            operator changes what the axes are), or "as-is" (the order of their own axes).
     """
 
     op: str
@@ -136,7 +137,10 @@ _LAYOUTS = {
         "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Resize", "BatchNormalization",
         "InstanceNormalization", "GroupNormalization", "LRN", "DepthToSpace", "SpaceToDepth",
     ),
-    "alike": ("Concat", "Slice", "Split", "Pad", "Softmax", "LogSoftmax", "ReduceMean", "ReduceSum", "ReduceMax", "Tile", "Dropout"),
+    "alike": (
+        "ReduceMean", "Slice", "Split", "Pad", "Tile", "Expand", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear",
+    ),
+    "axis-last": ("Softmax", "LogSoftmax"),
     "transpose": ("Transpose",),
     "reshape": ("Reshape", "Flatten", "Squeeze", "Unsqueeze"),
 }  # fmt: skip
@@ -233,7 +237,7 @@ def _table() -> dict[str, OpInfo]:
         for op in names:
             table[op] = dataclasses.replace(table[op], layout=layout)
     for op, row in table.items():
-        if row.kind in ("activation", "elementwise"):
+        if row.kind in ("activation", "elementwise", "join", "reduction"):
             table[op] = dataclasses.replace(row, layout="alike")
     return table
 

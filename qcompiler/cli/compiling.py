@@ -56,6 +56,20 @@ def compile_command(
             help="The most milliseconds of an inference, by the target's cost model.",
         ),
     ] = None,
+    max_ram: Annotated[
+        int | None,
+        typer.Option(
+            "--max-ram", metavar="BYTES", help="The most bytes of memory, for targets that plan it."
+        ),
+    ] = None,
+    max_flash: Annotated[
+        int | None,
+        typer.Option(
+            "--max-flash",
+            metavar="BYTES",
+            help="The most bytes of code and constants, for targets that write code.",
+        ),
+    ] = None,
     minimise: Annotated[
         str | None,
         typer.Option(
@@ -117,7 +131,7 @@ def compile_command(
         {
             "model": model, "target": target, "calibration": calibration, "evaluation": evaluation, "output": output,
             "metric": metric, "max_drop": max_drop, "weight_bits": weight_bits, "max_size": max_size,
-            "max_latency": max_latency, "minimise": minimise, "pareto": pareto, "plan": plan, "statistics": statistics, "method": method,
+            "max_latency": max_latency, "max_ram": max_ram, "max_flash": max_flash, "minimise": minimise, "pareto": pareto, "plan": plan, "statistics": statistics, "method": method,
             "extra": tuple(extra or ()), "pipeline": pipeline, "option": tuple(option or ()), "float_format": float_format,
             "dump": dump, "verify_each": verify_each, "force": force,
         },

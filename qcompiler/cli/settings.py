@@ -44,6 +44,8 @@ class Settings:
     weight_bits: float | None = _key("weight-bits")
     max_size: float | None = _key("max-size")
     max_latency: float | None = _key("max-latency")
+    max_ram: int | None = _key("max-ram")
+    max_flash: int | None = _key("max-flash")
     minimise: str | None = None
     pareto: bool | None = None
     plan: str | None = None
@@ -94,6 +96,8 @@ class Settings:
             "weight_bits": self.weight_bits,
             "max_size": self.max_size,
             "max_latency": self.max_latency,
+            "max_ram": self.max_ram,
+            "max_flash": self.max_flash,
             "minimise": self.minimise,
             "pareto": self.pareto,
             "plan": self.plan,

@@ -11,6 +11,7 @@ from typing import Any
 from qcompiler.report import words
 from qcompiler.report.elements import Content, Html, definitions, element, head, listing, table, together
 from qcompiler.report.html_choice import search_section, sensitivity_section
+from qcompiler.report.html_memory import memory_section
 from qcompiler.report.html_nodes import format_class, format_mark, node_table, strip
 from qcompiler.report.plots import Part, bar
 
@@ -28,6 +29,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         ("sensitivity", "What precision costs", sensitivity_section(report)),
         ("search", "Search", search_section(report)),
         ("nodes", "Nodes", _nodes(report)),
+        ("memory", "Memory", memory_section(report)),
         ("accuracy", "Accuracy", _accuracy(report)),
         ("verification", "Verification", _verification(report)),
         ("passes", "Passes", _passes(report)),

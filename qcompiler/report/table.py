@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from qcompiler.artifact import version
 from qcompiler.report.node_table import constant_bytes, node_rows, weight_rows
 
 if TYPE_CHECKING:
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     from qcompiler.target import Target
 
 _PACKAGES = ("onnx", "onnxruntime", "numpy", "scipy", "networkx")
-
-
-def version() -> str:
-    """The installed version of qcompiler."""
-    return importlib.metadata.version("qcompiler")
 
 
 def make_report(
@@ -99,7 +95,9 @@ def make_report(
         "notes": list(plan.notes),
         "seconds": round(seconds, 3),
         "peak_rss_bytes": peak_rss_bytes,
-        "artifact": {"main": lowered.main, "next_step": lowered.next_step} if lowered is not None else None,
+        "artifact": {"main": lowered.main, "next_step": lowered.next_step, "details": dict(lowered.details)}
+        if lowered is not None
+        else None,
         "verify": _verify(verification, evaluation),
         "budget": budget,
         "assignment": decision.to_json() if decision is not None else None,

@@ -282,7 +282,7 @@ def limit_text(name: str, limit: float, unit: str) -> str:
     """A stated limit, in the unit that people read it in.
 
     Args:
-        name: The option: `max_drop`, `weight_bits`, `max_size`, `max_latency`.
+        name: The option: `max_drop`, `weight_bits`, `max_size`, `max_latency`, `max_ram`, `max_flash`.
         limit: Its value.
         unit: The metric's.
     """
@@ -295,6 +295,8 @@ def limit_text(name: str, limit: float, unit: str) -> str:
         return f"at most {text} of weights and tables"
     if name == "max_latency":
         return f"at most {limit:.4g} ms by the target's cost model"
+    if name in ("max_ram", "max_flash"):
+        return f"at most {limit:,.0f} bytes of {'memory' if name == 'max_ram' else 'code and constants'}"
     return f"{name.replace('_', ' ')} {limit:.6g}"
 
 

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import qcompiler
+from qcompiler.artifact import version
 from qcompiler.targets.cmsis_nn import own_steps, steps  # noqa: F401 - they register what they write
 from qcompiler.targets.cmsis_nn.c_text import c_type, comment, identifier
 from qcompiler.targets.cmsis_nn.constants import Constants
@@ -139,7 +139,7 @@ class _Writer:
         )
         places = "\n\n".join(self._accessor(port) for port in (*self.inputs, *self.outputs))
         return (
-            f"/* {comment(self.program.name)}, compiled by qcompiler {qcompiler.__version__} for {self.core}. Do not edit. */\n"
+            f"/* {comment(self.program.name)}, compiled by qcompiler {version()} for {self.core}. Do not edit. */\n"
             f'#include "model.h"\n\n#include <stddef.h>\n\n#include "arm_nnfunctions.h"\n#include "model_data.h"\n{kernels}\n'
             "/* Everything that is computed lives here, at addresses planned ahead of time. */\n"
             "static uint8_t arena[MODEL_ARENA_SIZE] MODEL_ARENA;\n\n#define AT(offset) ((void *)&arena[offset])\n\n"
@@ -183,7 +183,7 @@ class _Writer:
             f"{port.type} *model_{port.name}(void);" for port in (*self.inputs, *self.outputs)
         )
         return f"""\
-/* {comment(self.program.name)}, compiled by qcompiler {qcompiler.__version__} for {self.core}. Do not edit.
+/* {comment(self.program.name)}, compiled by qcompiler {version()} for {self.core}. Do not edit.
  *
  * No heap, no float, no interpreter, nothing to initialize. Not reentrant: there is one arena. */
 #ifndef MODEL_H
@@ -197,7 +197,7 @@ extern "C" {{
 
 /* Of code and constants. */
 #define MODEL_SHA256 "{digest}"
-#define MODEL_COMPILER "qcompiler {qcompiler.__version__}"
+#define MODEL_COMPILER "qcompiler {version()}"
 #define MODEL_CORE "{self.core}"
 
 /* Bytes of memory for what is computed, inputs and outputs included, and where it is: MODEL_ARENA may be defined as

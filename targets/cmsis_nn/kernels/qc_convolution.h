@@ -1,8 +1,10 @@
 /*
- * Convolutions, fully connected layers and products of matrices: all that differs between them is said in one structure.
+ * Convolutions, fully connected layers and products of matrices: all that differs between them is said in one
+ * structure.
  *
- * A few output pixels are computed together. What they read is first gathered into patches of 16 bits, from which the offset
- * and the padding are gone, so that the inner loops run over dense memory and a weight is widened once for all pixels.
+ * A few output pixels are computed together. What they read is first gathered into patches of 16 bits, from which the
+ * offset and the padding are gone, so that the inner loops run over dense memory and a weight is widened once for all
+ * pixels.
  */
 #ifndef QC_CONVOLUTION_H
 #define QC_CONVOLUTION_H
@@ -16,12 +18,6 @@
 #define QC_PIXELS 4
 #define QC_CHANNELS 32 /* output channels that use a patch before it is replaced */
 #define QC_DEPTH 256   /* elements of a patch: a sum of as many products of 16 and 8 bits fits 32 */
-
-typedef enum {
-  QC_S8, /* codes of 8 bits, weights of 8 */
-  QC_S4, /* codes of 8 bits, weights of 4, packed */
-  QC_S16 /* codes of 16 bits, weights of 8 */
-} qc_kind;
 
 /*
  * sum = bias + sum of (x + input_offset) * (w + filter_offset) over the taps that lie inside;
@@ -61,8 +57,9 @@ static inline qc_convolution qc_matrix(int32_t vectors, int32_t depth, int32_t o
   return layer;
 }
 
-static inline qc_convolution qc_image(const cmsis_nn_conv_params *params, const cmsis_nn_per_channel_quant_params *factors,
-                                      const cmsis_nn_dims *input, const cmsis_nn_dims *filter, const cmsis_nn_dims *output) {
+static inline qc_convolution qc_image(const cmsis_nn_conv_params *params,
+                                      const cmsis_nn_per_channel_quant_params *factors, const cmsis_nn_dims *input,
+                                      const cmsis_nn_dims *filter, const cmsis_nn_dims *output) {
   const qc_convolution layer = {
       .input = *input,
       .output = *output,
@@ -121,8 +118,8 @@ static inline int32_t qc_run(const qc_convolution *layer, qc_position *at, int32
 }
 
 /* Gathers elements `first` to `first + count` of what an output pixel reads of a group. */
-static inline void qc_gather_patch(qc_kind kind, const qc_convolution *layer, const void *image, int32_t group, int32_t pixel,
-                                   int32_t first, int32_t count, int16_t *patch) {
+static inline void qc_gather_patch(qc_kind kind, const qc_convolution *layer, const void *image, int32_t group,
+                                   int32_t pixel, int32_t first, int32_t count, int16_t *patch) {
   const int32_t depth = layer->input.c / layer->groups;
   const int32_t tap = first / depth;
   const int32_t offset = layer->input_offset;
@@ -181,9 +178,9 @@ static inline void qc_dot_4(int16_t patches[QC_PIXELS][QC_DEPTH], const int8_t *
 }
 
 /* What `count` elements of some patches add to the sums of some channels, whose filters have `size` elements. */
-static inline void qc_accumulate(qc_kind kind, int16_t patches[QC_PIXELS][QC_DEPTH], int32_t pixels, const int8_t *filter,
-                                 int32_t first, int32_t size, int32_t count, int32_t channels, int32_t filter_offset,
-                                 int64_t sums[QC_CHANNELS][QC_PIXELS]) {
+static inline void qc_accumulate(qc_kind kind, int16_t patches[QC_PIXELS][QC_DEPTH], int32_t pixels,
+                                 const int8_t *filter, int32_t first, int32_t size, int32_t count, int32_t channels,
+                                 int32_t filter_offset, int64_t sums[QC_CHANNELS][QC_PIXELS]) {
   int32_t extra[QC_PIXELS] = {0};
   if (filter_offset != 0) {
     for (int32_t p = 0; p < pixels; ++p) {
@@ -225,13 +222,13 @@ static inline int32_t qc_finish(const qc_convolution *layer, int64_t sum, int32_
     const int32_t bias = (layer->bias != NULL) ? layer->bias[channel] : 0;
     y = qc_requantize((int32_t)(sum + bias), layer->multiplier[factor], layer->shift[factor]);
   }
-  return qc_clamp(y + layer->output_offset, layer->activation.min, layer->activation.max);
+  return qc_code(y, layer->output_offset, layer->activation.min, layer->activation.max);
 }
 
 /* Pixels `pixel` and up, at most QC_PIXELS, of one image and group. */
-static inline void qc_convolve_pixels(qc_kind kind, const qc_convolution *layer, const void *image, const int8_t *filter,
-                                      int32_t group, int32_t pixel, int32_t pixels, void *output,
-                                      int16_t patches[QC_PIXELS][QC_DEPTH]) {
+static inline void qc_convolve_pixels(qc_kind kind, const qc_convolution *layer, const void *image,
+                                      const int8_t *filter, int32_t group, int32_t pixel, int32_t pixels,
+                                      void *output, int16_t patches[QC_PIXELS][QC_DEPTH]) {
   const int32_t size = layer->kernel.w * layer->kernel.h * (layer->input.c / layer->groups);
   const int32_t group_end = (group + 1) * (layer->output.c / layer->groups);
   bool gathered = false;
@@ -245,8 +242,8 @@ static inline void qc_convolve_pixels(qc_kind kind, const qc_convolution *layer,
       for (int32_t p = 0; (p < pixels) && !gathered; ++p) {
         qc_gather_patch(kind, layer, image, group, pixel + p, first, count, patches[p]);
       }
-      qc_accumulate(kind, patches, pixels, filter, first + (channel * size), size, count, channels, layer->filter_offset,
-                    sums);
+      qc_accumulate(kind, patches, pixels, filter, first + (channel * size), size, count, channels,
+                    layer->filter_offset, sums);
     }
     gathered = size <= QC_DEPTH;
     for (int32_t p = 0; p < pixels; ++p) {

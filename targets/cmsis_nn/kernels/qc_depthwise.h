@@ -10,29 +10,24 @@
 #define QC_DEPTHWISE_CHANNELS 64 /* output channels computed together */
 #define QC_DEPTHWISE_TAPS 256    /* a sum of as many products of 16 and 8 bits fits 32 */
 
-typedef enum {
-  QC_DEPTHWISE_S8, /* codes of 8 bits, weights of 8 */
-  QC_DEPTHWISE_S4, /* codes of 8 bits, weights of 4, packed */
-  QC_DEPTHWISE_S16 /* codes of 16 bits, weights of 8, sums of 64; offsets are ignored */
-} qc_depthwise_kind;
-
-/* Images [N, H, W, C], filters [KH, KW, C * ch_mult]; output channel c * ch_mult + m reads channel c. */
+/* Images [N, H, W, C], filters [KH, KW, C * ch_mult]; output channel c * ch_mult + m reads channel c. int16 ignores
+ * offsets. */
 typedef struct {
   const cmsis_nn_dw_conv_params *params;
   const cmsis_nn_per_channel_quant_params *factors;
   const cmsis_nn_dims *input;
   const cmsis_nn_dims *kernel;
   const cmsis_nn_dims *output;
-  const void *bias; /* int32_t, or int64_t for QC_DEPTHWISE_S16; may be NULL */
+  const void *bias; /* int32_t, or int64_t for QC_S16; may be NULL */
 } qc_depthwise;
 
 /* Adds the products of one tap to the sums of channels `channel` and up. */
-static inline void qc_depthwise_tap(qc_depthwise_kind kind, const void *input, int32_t pixel, const int8_t *filter,
-                                    int32_t row, int32_t channel, int32_t count, int32_t multiplier, int32_t offset,
+static inline void qc_depthwise_tap(qc_kind kind, const void *input, int32_t pixel, const int8_t *filter, int32_t row,
+                                    int32_t channel, int32_t count, int32_t multiplier, int32_t offset,
                                     int32_t *sums) {
   int8_t unpacked[QC_DEPTHWISE_CHANNELS];
   const int8_t *weights = &filter[row + channel];
-  if (kind == QC_DEPTHWISE_S4) {
+  if (kind == QC_S4) {
     for (int32_t i = 0; i < count; ++i) {
       unpacked[i] = qc_nibble(filter, row + channel + i);
     }
@@ -40,7 +35,7 @@ static inline void qc_depthwise_tap(qc_depthwise_kind kind, const void *input, i
   }
   const int32_t start = pixel + (channel / multiplier);
   int32_t within = channel % multiplier;
-  if (kind == QC_DEPTHWISE_S16) {
+  if (kind == QC_S16) {
     const int16_t *from = &((const int16_t *)input)[start];
     if (multiplier == 1) {
       for (int32_t i = 0; i < count; ++i) {
@@ -76,24 +71,24 @@ static inline void qc_depthwise_tap(qc_depthwise_kind kind, const void *input, i
   }
 }
 
-static inline int32_t qc_depthwise_finish(qc_depthwise_kind kind, const qc_depthwise *layer, int64_t sum, int32_t channel) {
+static inline int32_t qc_depthwise_finish(qc_kind kind, const qc_depthwise *layer, int64_t sum, int32_t channel) {
   const int32_t multiplier = layer->factors->multiplier[channel];
   const int32_t shift = layer->factors->shift[channel];
   int32_t y;
-  if (kind == QC_DEPTHWISE_S16) {
+  if (kind == QC_S16) {
     const int64_t bias = (layer->bias != NULL) ? ((const int64_t *)layer->bias)[channel] : 0;
     y = qc_requantize_wide(sum + bias, multiplier, shift);
   } else {
     const int32_t bias = (layer->bias != NULL) ? ((const int32_t *)layer->bias)[channel] : 0;
-    y = qc_requantize((int32_t)(sum + bias), multiplier, shift) + layer->params->output_offset;
+    y = qc_requantize((int32_t)(sum + bias), multiplier, shift);
   }
-  return qc_clamp(y, layer->params->activation.min, layer->params->activation.max);
+  return qc_code(y, (kind == QC_S16) ? 0 : layer->params->output_offset, layer->params->activation.min,
+                 layer->params->activation.max);
 }
 
 /* The sums of channels `channel` and up of the output pixel whose tap (0, 0) reads (x, y). */
-static inline void qc_depthwise_sums(qc_depthwise_kind kind, const qc_depthwise *layer, const void *input,
-                                     const int8_t *filter, int32_t x, int32_t y, int32_t channel, int32_t count,
-                                     int64_t *totals) {
+static inline void qc_depthwise_sums(qc_kind kind, const qc_depthwise *layer, const void *input, const int8_t *filter,
+                                     int32_t x, int32_t y, int32_t channel, int32_t count, int64_t *totals) {
   const cmsis_nn_tile dilation = layer->params->dilation;
   int32_t sums[QC_DEPTHWISE_CHANNELS] = {0};
   int32_t taps = 0;
@@ -122,11 +117,11 @@ static inline void qc_depthwise_sums(qc_depthwise_kind kind, const qc_depthwise 
   }
 }
 
-/* Reads and writes int16_t if `kind` is QC_DEPTHWISE_S16, else int8_t. */
-static inline arm_cmsis_nn_status qc_convolve_depthwise(qc_depthwise_kind kind, const qc_depthwise *layer, const void *input,
+/* Reads and writes int16_t if `kind` is QC_S16, else int8_t. */
+static inline arm_cmsis_nn_status qc_convolve_depthwise(qc_kind kind, const qc_depthwise *layer, const void *input,
                                                         const int8_t *filter, void *output) {
   const cmsis_nn_dw_conv_params *params = layer->params;
-  const int32_t bytes = (kind == QC_DEPTHWISE_S16) ? 2 : 1;
+  const int32_t bytes = (kind == QC_S16) ? 2 : 1;
   const int8_t *image = input;
   int32_t written = 0;
   if ((params->ch_mult < 1) || (layer->output->c != (layer->input->c * params->ch_mult))) {
@@ -143,7 +138,7 @@ static inline arm_cmsis_nn_status qc_convolve_depthwise(qc_depthwise_kind kind, 
           qc_depthwise_sums(kind, layer, image, filter, x, y, channel, count, sums);
           for (int32_t i = 0; i < count; ++i) {
             const int32_t code = qc_depthwise_finish(kind, layer, sums[i], channel + i);
-            if (kind == QC_DEPTHWISE_S16) {
+            if (kind == QC_S16) {
               ((int16_t *)output)[written + i] = (int16_t)code;
             } else {
               ((int8_t *)output)[written + i] = (int8_t)code;

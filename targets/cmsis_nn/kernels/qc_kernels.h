@@ -91,61 +91,61 @@ arm_cmsis_nn_status qc_interpolate_s16(const int16_t *input, const int16_t *tabl
 
 /* The same numbers in another encoding. */
 arm_cmsis_nn_status qc_requantize_s8_s8(const int8_t *input, const qc_rescale_params *params, int32_t count,
-  int8_t *output);
+    int8_t *output);
 arm_cmsis_nn_status qc_requantize_s8_s16(const int8_t *input, const qc_rescale_params *params, int32_t count,
-  int16_t *output);
+    int16_t *output);
 arm_cmsis_nn_status qc_requantize_s16_s8(const int16_t *input, const qc_rescale_params *params, int32_t count,
-  int8_t *output);
+    int8_t *output);
 arm_cmsis_nn_status qc_requantize_s16_s16(const int16_t *input, const qc_rescale_params *params, int32_t count,
-  int16_t *output);
+    int16_t *output);
 
 /* Sums and differences. */
 arm_cmsis_nn_status qc_add_s8(const int8_t *input, const int8_t *other, const qc_add_params *params,
-  const qc_broadcast *broadcast, int8_t *output);
+    const qc_broadcast *broadcast, int8_t *output);
 arm_cmsis_nn_status qc_add_s16(const int16_t *input, const int16_t *other, const qc_add_params *params,
-  const qc_broadcast *broadcast, int16_t *output);
+    const qc_broadcast *broadcast, int16_t *output);
 
 /* Products. */
 arm_cmsis_nn_status qc_mul_s8(const int8_t *input, const int8_t *other, const qc_mul_params *params,
-  const qc_broadcast *broadcast, int8_t *output);
+    const qc_broadcast *broadcast, int8_t *output);
 arm_cmsis_nn_status qc_mul_s16(const int16_t *input, const int16_t *other, const qc_mul_params *params,
-  const qc_broadcast *broadcast, int16_t *output);
+    const qc_broadcast *broadcast, int16_t *output);
 
 /* The larger codes, or the smaller ones. */
 arm_cmsis_nn_status qc_extremum_s8(const int8_t *input, const int8_t *other, bool largest,
-  const qc_broadcast *broadcast, int8_t *output);
+    const qc_broadcast *broadcast, int8_t *output);
 arm_cmsis_nn_status qc_extremum_s16(const int16_t *input, const int16_t *other, bool largest,
-  const qc_broadcast *broadcast, int16_t *output);
+    const qc_broadcast *broadcast, int16_t *output);
 
 /* Means over the middle of [outer, count, inner]: the sums of x + input_offset, rescaled (1 / count is in the factor). */
 arm_cmsis_nn_status qc_mean_s8(const int8_t *input, const qc_rescale_params *params, int32_t outer, int32_t count,
-  int32_t inner, int8_t *output);
+    int32_t inner, int8_t *output);
 arm_cmsis_nn_status qc_mean_s16(const int16_t *input, const qc_rescale_params *params, int32_t outer, int32_t count,
-  int32_t inner, int16_t *output);
+    int32_t inner, int16_t *output);
 
 /* The index of the largest code along the middle of [outer, count, inner]; of equal ones the first, or the last. */
 arm_cmsis_nn_status qc_argmax_s8(const int8_t *input, bool last, int32_t outer, int32_t count, int32_t inner,
-  int32_t *output);
+    int32_t *output);
 arm_cmsis_nn_status qc_argmax_s16(const int16_t *input, bool last, int32_t outer, int32_t count, int32_t inner,
-  int32_t *output);
+    int32_t *output);
 
 /* Images of other sizes; rows and columns are interpolated in integers, sums of products rounded half up. */
 arm_cmsis_nn_status qc_resize_s8(const int8_t *input, const cmsis_nn_dims *input_dims, const qc_resize_axis *rows,
-  const qc_resize_axis *columns, const cmsis_nn_dims *output_dims, int8_t *output);
+    const qc_resize_axis *columns, const cmsis_nn_dims *output_dims, int8_t *output);
 arm_cmsis_nn_status qc_resize_s16(const int16_t *input, const cmsis_nn_dims *input_dims, const qc_resize_axis *rows,
-  const qc_resize_axis *columns, const cmsis_nn_dims *output_dims, int16_t *output);
+    const qc_resize_axis *columns, const cmsis_nn_dims *output_dims, int16_t *output);
 
 /* Slices, transpositions, expansions and flips of elements of 1, 2 or 4 bytes. */
 arm_cmsis_nn_status qc_strided_copy(const void *input, const qc_strided_params *params, int32_t element_bytes,
-  void *output);
+    void *output);
 
 /* output[o, i] = input[o, indices[i]], in pieces of `inner_bytes`; `size` is the input's axis. */
 arm_cmsis_nn_status qc_gather(const void *input, int32_t outer, int32_t size, int32_t inner_bytes,
-  const int32_t *indices, int32_t count, void *output);
+    const int32_t *indices, int32_t count, void *output);
 
 /* Row by row `bytes[i]` of each input i. */
 arm_cmsis_nn_status qc_concat(const void *const *inputs, const int32_t *bytes, int32_t count, int32_t outer,
-  void *output);
+    void *output);
 
 /* Padding of elements of 8 and 16 bits. */
 arm_cmsis_nn_status qc_pad_8(const int8_t *input, const qc_pad_params *params, int8_t *output);
@@ -153,13 +153,13 @@ arm_cmsis_nn_status qc_pad_16(const int16_t *input, const qc_pad_params *params,
 
 /* Matrices with a factor per output: of int4 codes packed as the library does, and of int8 codes times int16 vectors. */
 arm_cmsis_nn_status qc_fully_connected_per_channel_s4(const cmsis_nn_context *ctx, const cmsis_nn_fc_params *fc_params,
-  const cmsis_nn_per_channel_quant_params *quant_params, const cmsis_nn_dims *input_dims, const int8_t *input_data,
-  const cmsis_nn_dims *filter_dims, const int8_t *filter_data, const cmsis_nn_dims *bias_dims,
-  const int32_t *bias_data, const cmsis_nn_dims *output_dims, int8_t *output_data);
+    const cmsis_nn_per_channel_quant_params *quant_params, const cmsis_nn_dims *input_dims, const int8_t *input_data,
+    const cmsis_nn_dims *filter_dims, const int8_t *filter_data, const cmsis_nn_dims *bias_dims,
+    const int32_t *bias_data, const cmsis_nn_dims *output_dims, int8_t *output_data);
 arm_cmsis_nn_status qc_fully_connected_per_channel_s16(const cmsis_nn_context *ctx, const cmsis_nn_fc_params *fc_params,
-  const cmsis_nn_per_channel_quant_params *quant_params, const cmsis_nn_dims *input_dims, const int16_t *input_data,
-  const cmsis_nn_dims *filter_dims, const int8_t *filter_data, const cmsis_nn_dims *bias_dims,
-  const int64_t *bias_data, const cmsis_nn_dims *output_dims, int16_t *output_data);
+    const cmsis_nn_per_channel_quant_params *quant_params, const cmsis_nn_dims *input_dims, const int16_t *input_data,
+    const cmsis_nn_dims *filter_dims, const int8_t *filter_data, const cmsis_nn_dims *bias_dims,
+    const int64_t *bias_data, const cmsis_nn_dims *output_dims, int16_t *output_data);
 
 #ifdef __cplusplus
 }

@@ -9,7 +9,8 @@
 
 /* Sums or maxima of channels over the part of a window that lies inside: rows and columns from first to last - 1. */
 static inline void qc_pool_window(bool average, bool wide, const void *input, int32_t width, int32_t depth,
-                                  cmsis_nn_tile first, cmsis_nn_tile last, int32_t channel, int32_t count, int32_t *result) {
+                                  cmsis_nn_tile first, cmsis_nn_tile last, int32_t channel, int32_t count,
+                                  int32_t *result) {
   for (int32_t i = 0; i < count; ++i) {
     result[i] = average ? 0 : INT32_MIN;
   }
@@ -33,8 +34,9 @@ static inline void qc_pool_window(bool average, bool wide, const void *input, in
 
 /* Reads and writes int16_t if `wide`, else int8_t. A window must not lie outside altogether. */
 static inline arm_cmsis_nn_status qc_pool(bool average, bool wide, const cmsis_nn_pool_params *params,
-                                          const cmsis_nn_dims *input_dims, const void *input, const cmsis_nn_dims *window,
-                                          const cmsis_nn_dims *output_dims, void *output) {
+                                          const cmsis_nn_dims *input_dims, const void *input,
+                                          const cmsis_nn_dims *window, const cmsis_nn_dims *output_dims,
+                                          void *output) {
   const int32_t depth = input_dims->c;
   const int8_t *image = input;
   int32_t written = 0;
@@ -47,7 +49,8 @@ static inline arm_cmsis_nn_status qc_pool(bool average, bool wide, const cmsis_n
         const int32_t y = (row * params->stride.h) - params->padding.h;
         const int32_t x = (column * params->stride.w) - params->padding.w;
         const cmsis_nn_tile first = {.h = qc_max(y, 0), .w = qc_max(x, 0)};
-        const cmsis_nn_tile last = {.h = qc_min(y + window->h, input_dims->h), .w = qc_min(x + window->w, input_dims->w)};
+        const cmsis_nn_tile last = {.h = qc_min(y + window->h, input_dims->h),
+                                    .w = qc_min(x + window->w, input_dims->w)};
         const int32_t inside = (last.h - first.h) * (last.w - first.w);
         if ((last.h <= first.h) || (last.w <= first.w)) {
           return ARM_CMSIS_NN_ARG_ERROR;

@@ -1,8 +1,8 @@
 /*
  * Softmax of rows of 8-bit codes in fixed point, as in gemmlowp (fixedpoint.h), TensorFlow Lite and CMSIS-NN.
  *
- * With d = x - max(x): e = exp(d * factor) with 31 fractional bits; their sum has 19, so that it fits for rows of less than
- * 4096 elements; y = e / sum.
+ * With d = x - max(x): e = exp(d * factor) with 31 fractional bits; their sum has 19, so that it fits for rows of
+ * less than 4096 elements; y = e / sum.
  */
 #ifndef QC_SOFTMAX_H
 #define QC_SOFTMAX_H
@@ -64,8 +64,8 @@ static inline int32_t qc_leading_zeros(int32_t x) {
 }
 
 /* Writes int16_t if `wide`, else int8_t. */
-static inline void qc_softmax(bool wide, const int8_t *input, int32_t rows, int32_t length, int32_t multiplier, int32_t shift,
-                              int32_t least_difference, void *output) {
+static inline void qc_softmax(bool wide, const int8_t *input, int32_t rows, int32_t length, int32_t multiplier,
+                              int32_t shift, int32_t least_difference, void *output) {
   const int32_t lowest = wide ? INT16_MIN : INT8_MIN;
   const int32_t highest = wide ? INT16_MAX : INT8_MAX;
   int32_t written = 0;
@@ -84,7 +84,7 @@ static inline void qc_softmax(bool wide, const int8_t *input, int32_t rows, int3
       }
     }
     const int32_t headroom = qc_leading_zeros(sum);
-    const int32_t fraction = (int32_t)(((headroom < 32) ? ((uint32_t)sum << (uint32_t)headroom) : 0U) - 0x80000000U);
+    const int32_t fraction = (int32_t)(((sum > 0) ? ((uint32_t)sum << (uint32_t)headroom) : 0U) - 0x80000000U);
     const int32_t inverse = qc_one_over_one_plus(fraction);
     const int32_t bits = QC_SUM_BITS - headroom + (wide ? 15 : 23);
     for (int32_t i = 0; i < length; ++i) {
@@ -93,7 +93,7 @@ static inline void qc_softmax(bool wide, const int8_t *input, int32_t rows, int3
       if (difference >= least_difference) {
         const int32_t scaled = qc_high_multiply_saturating(qc_shift_left_wrapping(difference, shift), multiplier);
         const int32_t quotient = qc_high_multiply_saturating(inverse, qc_exp(scaled));
-        code = qc_clamp(qc_divide_rounding(quotient, bits) + lowest, lowest, highest);
+        code = qc_code((bits < 32) ? qc_divide_rounding(quotient, bits) : 0, lowest, lowest, highest);
       }
       if (wide) {
         ((int16_t *)output)[written] = (int16_t)code;

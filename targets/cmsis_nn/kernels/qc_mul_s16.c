@@ -1,0 +1,23 @@
+/* Products of int16 codes of different shapes. */
+#include "qc_elementwise.h"
+#include "qc_kernels.h"
+#include "qc_walk.h"
+
+arm_cmsis_nn_status qc_mul_s16(const int16_t *input, const int16_t *other, const qc_mul_params *params,
+    const qc_broadcast *broadcast, int16_t *output) {
+  qc_walk walk = {.more = true};
+  int16_t *to = output;
+  const int32_t length = broadcast->shape[QC_DIMS - 1];
+  const int32_t step = broadcast->strides[QC_DIMS - 1];
+  const int32_t other_step = broadcast->other_strides[QC_DIMS - 1];
+  while (walk.more) {
+    const int16_t *a = &input[walk.first];
+    const int16_t *b = &other[walk.second];
+    for (int32_t i = 0; i < length; ++i) {
+      to[i] = (int16_t)qc_product(params, a[i * step], b[i * other_step]);
+    }
+    to = &to[length];
+    qc_next_row(&walk, broadcast->shape, broadcast->strides, broadcast->other_strides);
+  }
+  return ARM_CMSIS_NN_SUCCESS;
+}
