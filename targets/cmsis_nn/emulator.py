@@ -19,6 +19,7 @@ SUPPORT = Path(__file__).parent / "qemu"
 """Start-up code, semihosting, instruction counter and linker scripts."""
 
 _GCC, _SIZE, _QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
+_PACKAGES = "gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm"
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,14 @@ class Toolchain:
     Attributes:
         compiler: First line of the compiler's version.
         emulator: First line of the emulator's version.
+        compiler_path: Where the compiler is.
+        emulator_path: Where the emulator is.
     """
 
     compiler: str
     emulator: str
+    compiler_path: Path
+    emulator_path: Path
 
     def __str__(self) -> str:
         return f"{self.compiler}; {self.emulator}"
@@ -42,7 +47,8 @@ def toolchain() -> Toolchain | None:
     """The cross compiler and the emulator, or None where one of them is missing."""
     if missing_tools():
         return None
-    return Toolchain(*(_first_line([tool, "--version"]) for tool in (_GCC, _QEMU)))
+    compiler, emulator = _path(_GCC), _path(_QEMU)
+    return Toolchain(_version(compiler), _version(emulator), Path(compiler), Path(emulator))
 
 
 def missing_tools() -> list[str]:
@@ -50,8 +56,19 @@ def missing_tools() -> list[str]:
     return [tool for tool in (_GCC, _SIZE, _QEMU) if shutil.which(tool) is None]
 
 
-def _first_line(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+def _path(tool: str) -> str:
+    path = shutil.which(tool)
+    if path is None:
+        raise TargetError(
+            f"{tool} is not installed, and emulated boards need it. Debian and Ubuntu have the tools in the packages "
+            f"{_PACKAGES}."
+        )
+    return path
+
+
+def _version(command: str) -> str:
+    asked = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    return asked.stdout.splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class Run:
     """What a program did.
 
     Attributes:
-        exit_code: What its main returned; 99 after a fault.
+        exit_code: What its main returned; 99 after a fault, which the output tells.
         output: What it wrote.
     """
 
@@ -110,11 +127,11 @@ def build(
         definitions: Macros, NAME or NAME=VALUE.
 
     Raises:
-        TargetError: The compiler refuses; with its first lines.
+        TargetError: The compiler is missing, or refuses; with its first lines.
     """
     support = [SUPPORT / name for name in ("startup.c", "semihosting.c", "counter.c")]
     command = [
-        _GCC, *board.flags, optimise, "-std=c99", "-ffunction-sections", "-fdata-sections", "-Wall", "-Wextra",
+        _path(_GCC), *board.flags, optimise, "-std=c99", "-ffunction-sections", "-fdata-sections", "-Wall", "-Wextra",
         *(f"-D{item}" for item in (*board.definitions, *definitions)),
         *(f"-I{folder}" for folder in (*include, SUPPORT)),
         *map(str, [*sources, *support]),
@@ -127,38 +144,65 @@ def build(
 
 
 def sizes(program: Path) -> Sizes:
-    """The bytes of a program's sections."""
-    listed = subprocess.run([_SIZE, str(program)], capture_output=True, text=True, check=True).stdout
-    text, data, bss = (int(item) for item in listed.splitlines()[1].split()[:3])
+    """The bytes of a program's sections.
+
+    Raises:
+        TargetError: The tool that tells is missing, or the file is no program.
+    """
+    done = subprocess.run([_path(_SIZE), str(program)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TargetError(f"{_SIZE} cannot read {program}:\n{_head(done.stderr)}")
+    text, data, bss = (int(item) for item in done.stdout.splitlines()[1].split()[:3])
     return Sizes(text, data, bss)
 
 
-def run(board: Board, program: Path, *, folder: Path | None = None, timeout_seconds: float = 600) -> Run:
-    """Runs a program to its end. Every instruction takes a nanosecond of its time, so that the timer counts instructions.
+def run(
+    board: Board,
+    program: Path,
+    *,
+    folder: Path | None = None,
+    timeout_seconds: float = 120,
+    count: bool = True,
+) -> Run:
+    """Runs a program to its end.
 
     Args:
         board: The board.
         program: What `build` wrote.
         folder: Where it finds the files that it opens.
         timeout_seconds: How long it may take.
+        count: Let every instruction take a nanosecond of the board's time, so that its timer counts instructions, the
+            same number in every run. Otherwise the timer follows the host's time.
 
     Raises:
-        TargetError: It does not end in time.
+        TargetError: The emulator is missing or gives up, or the program does not end in time.
     """
     command = [
-        _QEMU, "-M", board.machine, "-display", "none", "-serial", "null", "-monitor", "none", "-icount", "shift=0",
+        _path(_QEMU), "-M", board.machine, "-display", "none", "-serial", "null", "-monitor", "none",
+        *(("-icount", "shift=0") if count else ()),
         "-semihosting-config", "enable=on,target=native", "-kernel", str(program.resolve()),
     ]  # fmt: skip
+    where = f"The emulated {board.core} ({board.machine})"
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=folder, timeout=timeout_seconds, check=False,
+            command,
+            capture_output=True,
+            cwd=folder,
+            timeout=timeout_seconds,
+            check=False,
             stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired as error:
         raise TargetError(
-            f"The emulated {board.core} ({board.machine}) has not ended after {timeout_seconds:g} seconds."
+            f"{where} has not ended after {timeout_seconds:g} seconds.{_said(error.stderr)}"
         ) from error
-    return Run(done.returncode, done.stderr + done.stdout)
+    if done.returncode < 0:  # a signal; QEMU aborts where a core would lock up
+        raise TargetError(f"{where} gave up.{_said(done.stderr)}")
+    return Run(done.returncode, (done.stderr + done.stdout).decode(errors="replace"))
+
+
+def _said(output: bytes | None) -> str:
+    return f" It wrote:\n{_head(output.decode(errors='replace'))}" if output else ""
 
 
 def _head(text: str, lines: int = 12) -> str:

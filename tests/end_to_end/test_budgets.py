@@ -606,7 +606,8 @@ def test_a_model_without_weights(small: Path) -> None:
 
 def test_one_graph_of_all_trials_is_kept(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While an assignment is measured there are: the source, what it starts from, its own graph and the best one;
-    the latter two come with the graph that their plan speaks of."""
+    the latter two come with the graph that their plan speaks of.
+    """
     alive: list[int] = []
     original = compiler.evaluate_models
 

@@ -16,7 +16,7 @@
 #include "qc_internal.h"
 
 #define QC_PIXELS 4
-#define QC_CHANNELS 32 /* output channels that use a patch before it is replaced */
+#define QC_CHANNELS 16 /* output channels that use a patch before it is replaced */
 #define QC_DEPTH 256   /* elements of a patch: a sum of as many products of 16 and 8 bits fits 32 */
 
 /*

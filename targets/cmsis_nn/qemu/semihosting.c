@@ -1,6 +1,6 @@
 #include "semihosting.h"
 
-enum { SYS_OPEN = 0x01, SYS_WRITE0 = 0x04, SYS_READ = 0x06, SYS_EXIT_EXTENDED = 0x20 };
+enum { SYS_OPEN = 0x01, SYS_CLOSE = 0x02, SYS_WRITE0 = 0x04, SYS_READ = 0x06, SYS_EXIT_EXTENDED = 0x20 };
 
 static uint32_t request(uint32_t operation, const void *argument) {
   register uint32_t r0 __asm__("r0") = operation;
@@ -43,7 +43,19 @@ int32_t semihosting_open(const char *name) {
 
 int32_t semihosting_read(int32_t file, void *buffer, size_t size) {
   const struct { int32_t file; void *buffer; size_t size; } argument = {file, buffer, size};
-  return (int32_t)request(SYS_READ, &argument); /* the number of bytes that are missing */
+  return (int32_t)request(SYS_READ, &argument);
+}
+
+void semihosting_close(int32_t file) { (void)request(SYS_CLOSE, &file); }
+
+int32_t semihosting_read_file(const char *name, void *buffer, size_t size) {
+  const int32_t file = semihosting_open(name);
+  if (file < 0) {
+    return file;
+  }
+  const int32_t missing = semihosting_read(file, buffer, size);
+  semihosting_close(file);
+  return (int32_t)size - missing;
 }
 
 void semihosting_exit(uint32_t code) {
