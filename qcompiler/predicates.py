@@ -328,6 +328,17 @@ def _last_axis(match: Match, default: int = -1) -> str | None:
     return f"axis {axis} of {match.anchor.op} is not the last of {rank}"
 
 
+@predicate("axis-size")
+def _axis_size(match: Match, maximum: int, default: int = -1) -> str | None:
+    """The size of the dimension that the `axis` attribute names is known and at most `maximum`."""
+    node = match.anchor
+    axis, shape = int(node.attributes.get("axis", default)), node.output.shape
+    size = shape[axis] if shape is not None else None
+    if not isinstance(size, int):
+        return f"the size of axis {axis} of {node.op} is not known at compile time"
+    return _size(size, f"the size of axis {axis} of {node.op}", 0, maximum, 1)
+
+
 @predicate("finite")
 def _finite(match: Match, operand: str) -> str | None:
     """Every element of a constant operand is finite."""

@@ -27,6 +27,11 @@ TEXTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "integers": ("Flatten(x)", "(int64[batch,12] x) => (int64 y) { y = Flatten(x) }", {}),
     "pad": ("Pad(x, pads, value?)", "(float[batch,12] x) => (float y) { y = Pad(x, p, v) }", {"p": np.array([0, 1, 0, 1]), "v": np.float32(2)}),
     "pad 0": ("Pad(x, pads, value?)", "(float[batch,12] x) => (float y) { y = Pad(x, p, v) }", {"p": np.array([0, 1, 0, 1]), "v": np.float32(0)}),
+    "doubled": (CONV, f"{IMAGE} {{ y = Conv<group=4>(x, w) }}", {"w": normal(8, 1, 3, 3)}),
+    "biased": ("MatMul(x, w) -> Add(_, b)?", "(float[batch,12] x) => (float y) { m = MatMul(x, w) y = Add(m, b) }", {"w": normal(12, 5), "b": normal(5)}),
+    "per row": ("MatMul(x, w) -> Add(_, b)?", "(float[7,12] x) => (float y) { m = MatMul(x, w) y = Add(m, b) }", {"w": normal(12, 5), "b": normal(7, 1)}),
+    "products": ("MatMul(a, b)", "(float[2,4,3] a, float[2,3,5] b) => (float y) { y = MatMul(a, b) }", {}),
+    "stacks": ("MatMul(a, b)", "(float[2,4,3] a, float[3,5] b) => (float y) { y = MatMul(a, b) }", {}),
     "softmax": ("Softmax(x)", "(float[batch,12,3] x) => (float y) { y = Softmax<axis=1>(x) }", {}),
     "softmax last": ("Softmax(x)", "(float[batch,12,3] x) => (float y) { y = Softmax<axis=2>(x) }", {}),
 }  # fmt: skip
@@ -80,6 +85,12 @@ HOLDS: list[tuple[str, dict[str, Any]]] = [
     ("variable", {"check": "finite", "operand": "w"}),
     ("pad 0", {"check": "zero", "operand": "value"}),
     ("plain", {"check": "zero", "operand": "z"}),
+    ("plain", {"check": "dimensions", "operand": "x", "maximum": 9}),
+    ("softmax", {"check": "axis-size", "maximum": 12}),
+    ("plain", {"check": "filter-elements", "operand": "w", "maximum": 36}),
+    ("depthwise", {"check": "depthwise-multiplier", "maximum": 1}),
+    ("biased", {"check": "per-output-channel", "operand": "b"}),
+    ("products", {"check": "same-leading", "operands": ["a", "b"]}),
 ]  # fmt: skip
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -111,6 +122,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("broken", {"check": "finite", "operand": "w"}, "w (w) holds NaN or infinite elements"),
     ("pad", {"check": "zero", "operand": "value"}, "value (v) is not zero"),
     ("moved", {"check": "not-graph-input", "operand": "x"}, "x (x) is an input of the model"),
+    ("softmax", {"check": "axis-size", "maximum": 11}, "the size of axis 1 of Softmax is 12, above 11"),
+    ("plain", {"check": "dimensions", "operand": "x", "maximum": 8}, "x [batch,4,9,9] has a dimension above 8"),
+    ("plain", {"check": "filter-elements", "operand": "w", "maximum": 35}, "the number of elements of one filter of w is 36, above 35"),
+    ("doubled", {"check": "depthwise-multiplier", "maximum": 1}, "every input channel has 2 filters"),
+    ("per row", {"check": "per-output-channel", "operand": "b"}, "b (b) is no constant with one number per output channel"),
+    ("stacks", {"check": "same-leading", "operands": ["a", "b"]}, "stacks of matrices differ: a [2,4,3], b [3,5]"),
 ]  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def build(folder: Path, output: Path, library: Path | None = None) -> Path:
         raise TargetError("There is no C compiler (cc, gcc, clang, or $CC).")
     own, kernels, include = project_sources(folder, library)
     strict = STRICT if library is None else ("-std=c99",)
-    arguments = [command, "-shared", "-fPIC", "-O2", *strict, *(f"-I{path}" for path in include)]
+    arguments = [command, "-shared", "-fPIC", "-O3", *strict, *(f"-I{path}" for path in include)]
     done = subprocess.run(
         [*arguments, *map(str, [*own, *kernels]), "-o", str(output)],
         capture_output=True,

@@ -64,7 +64,7 @@ def convolution(operation: Operation, path: Path) -> Function:
     if work.upscale != (1, 1):
         return Function("arm_convolve_s8", direct)
     single = (height, width) == (1, 1) and work.pads[:2] == (0, 0) and work.dilations == (1, 1)
-    if single and work.groups == 1 and not any(work.pads):
+    if single and kind != "s16" and work.groups == 1 and not any(work.pads):
         return Function(f"arm_convolve_wrapper_{kind}", 0)
     if path == "mve" and height == 1 and x.shape[1] == 1 and kind != "s16":
         # Their kernel for single rows fails or is wrong for some paddings.

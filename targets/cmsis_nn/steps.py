@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from qcompiler.targets.cmsis_nn.slicing import Slice
 
 
+_LONGEST_SOFTMAX = 511
+"""Of longer rows the library's sum of exponentials may reach 2**28, from where on it shifts by more than 31 bits."""
+
+
 def pair(numbers: Sequence[int]) -> str:
     """Rows and columns as a cmsis_nn_tile, which has the columns first."""
     return f"{{{numbers[1]}, {numbers[0]}}}"
@@ -243,6 +247,8 @@ def _softmax(operation: Operation, context: Context) -> Body:
     assert isinstance(work, Softmax)
     length = x.shape[-1]
     name = "arm_softmax_s8" if made.bits == 8 else "arm_softmax_s8_s16"
+    if made.bits == 8 and length > _LONGEST_SOFTMAX:
+        name = "qc_softmax_s8"
     out = Body()
     numbers = map(str, (x.elements // length, length, work.multiplier, work.shift, work.diff_min))
     out.lines += [f"{out.invocation(name, 'x0', *numbers, 'y')};", "return ARM_CMSIS_NN_SUCCESS;"]

@@ -86,6 +86,10 @@ typedef struct {
 arm_cmsis_nn_status qc_lookup_s8(const int8_t *input, const int8_t *table, int32_t count, int8_t *output);
 arm_cmsis_nn_status qc_lookup_s8_s16(const int8_t *input, const int16_t *table, int32_t count, int16_t *output);
 
+/* Softmax of rows of any length below 4,096, to 1/256 less 128; the library's is for rows of less than 512. */
+void qc_softmax_s8(const int8_t *input, int32_t num_rows, int32_t row_size, int32_t mult, int32_t shift, int32_t diff_min,
+    int8_t *output);
+
 /* y = b + (((table[i + 1] - b) * (x & 127) + 64) >> 7) with i = 256 + (x >> 7) and b = table[i]; 513 entries. */
 arm_cmsis_nn_status qc_interpolate_s16(const int16_t *input, const int16_t *table, int32_t count, int16_t *output);
 
