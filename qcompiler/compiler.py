@@ -21,6 +21,7 @@ from qcompiler.artifact import Artifact, check_destination, file_sha256, write_j
 from qcompiler.budget import Budget
 from qcompiler.data import Data, DataSource
 from qcompiler.decision import DECISION
+from qcompiler.dimensions import fix_dimensions
 from qcompiler.errors import ModelError, OptionError, suggest
 from qcompiler.evaluation import Evaluation, Runnable, evaluate_models
 from qcompiler.ir.graph import Graph
@@ -151,6 +152,7 @@ class _Compilation:
         self.plan = read_plan(options.plan)
         self.model_path = Path(model) if isinstance(model, str | Path) else None
         self.graph = _open_model(model)
+        fix_dimensions(self.graph, options.dimensions)
         _check_weights(self.graph)
         self.source = self.graph.copy()
         self.calibration = (
@@ -465,6 +467,7 @@ class _Compilation:
             "pipeline": str(self.pipeline),
             "metric": self.metric.name if self.metric is not None else "auto",
             **{name: getattr(self.options, name) for name in _LIMITS},
+            "dimensions": dict(self.options.dimensions),
             "minimise": self.options.minimise,
             "pareto": self.options.pareto,
             "plan": "given" if self.plan is not None else None,

@@ -37,6 +37,7 @@ class Options:
         max_latency: The most milliseconds of one inference, by the target's cost model.
         max_ram: The most bytes of memory for what is computed, on targets that plan it.
         max_flash: The most bytes of code and constants, on targets that write code.
+        dimensions: Sizes of open dimensions of the inputs, by their names or as `INPUT:AXIS`.
         minimise: What is made small within `max_drop`: "size" or "latency".
         pareto: Whether a front of accuracy against size is measured, too.
         plan: A plan to apply instead of deciding.
@@ -57,6 +58,7 @@ class Options:
     max_latency: float | None = None
     max_ram: int | None = None
     max_flash: int | None = None
+    dimensions: Mapping[str, int] = field(default_factory=dict)
     minimise: str = "size"
     pareto: bool = False
     plan: Plan | Path | str | None = None

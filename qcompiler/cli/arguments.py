@@ -67,6 +67,14 @@ PipelineText = Annotated[
         help="The passes to run instead of the default ones: name{option=value},name,...",
     ),
 ]
+Dimension = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dimension",
+        metavar="NAME=SIZE",
+        help="The size of an open dimension of an input, by its name or as INPUT:AXIS. Repeatable.",
+    ),
+]
 PassOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -93,6 +93,7 @@ def compile_command(
     extra: arg.Extra = None,
     pipeline: arg.PipelineText = None,
     option: arg.PassOption = None,
+    dimension: arg.Dimension = None,
     float_format: arg.FloatFormat = None,
     config: arg.Config = None,
     dump: Annotated[
@@ -132,7 +133,7 @@ def compile_command(
             "model": model, "target": target, "calibration": calibration, "evaluation": evaluation, "output": output,
             "metric": metric, "max_drop": max_drop, "weight_bits": weight_bits, "max_size": max_size,
             "max_latency": max_latency, "max_ram": max_ram, "max_flash": max_flash, "minimise": minimise, "pareto": pareto, "plan": plan, "statistics": statistics, "method": method,
-            "extra": tuple(extra or ()), "pipeline": pipeline, "option": tuple(option or ()), "float_format": float_format,
+            "extra": tuple(extra or ()), "pipeline": pipeline, "option": tuple(option or ()), "dimension": tuple(dimension or ()), "float_format": float_format,
             "dump": dump, "verify_each": verify_each, "force": force,
         },
     )  # fmt: skip

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qcompiler.dimensions import read_dimensions
 from qcompiler.errors import OptionError
 from qcompiler.schema import SchemaReader
 
@@ -54,6 +55,7 @@ class Settings:
     extra: tuple[str, ...] = _key("pass", ())
     pipeline: str | None = None
     option: tuple[str, ...] = ()
+    dimension: tuple[str, ...] = ()
     float_format: str | None = _key("float-format")
     dump: str | None = None
     verify_each: bool | None = _key("verify-each")
@@ -109,6 +111,7 @@ class Settings:
             "verify_each": self.verify_each,
             "force": self.force,
             "pass_options": self.pass_options(),
+            "dimensions": read_dimensions(self.dimension),
         }
         return {name: entry for name, entry in named.items() if entry is not None}
 

@@ -50,9 +50,9 @@ BOARDS: Mapping[str, Board] = {
     for board in (
         Board("cortex-m0plus", "mps2-an385", _flags("cortex-m0plus"), "c", "mps2.ld", _MPS2, "an M3 executes the M0+'s code, and refuses unaligned words as an M0+ does"),
         Board("cortex-m3", "mps2-an385", _flags("cortex-m3"), "c", "mps2.ld", _MPS2),
-        Board("cortex-m4", "mps2-an386", _flags("cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), "dsp", "mps2.ld", _MPS2),
-        Board("cortex-m7", "mps2-an500", _flags("cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"), "dsp", "mps2-an500.ld", _MPS2),
-        Board("cortex-m33", "mps2-an505", _flags("cortex-m33", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"), "dsp", "mps2-an505.ld", _AN505),
+        Board("cortex-m4", "mps2-an386", _flags("cortex-m4"), "dsp", "mps2.ld", _MPS2),
+        Board("cortex-m7", "mps2-an500", _flags("cortex-m7"), "dsp", "mps2-an500.ld", _MPS2),
+        Board("cortex-m33", "mps2-an505", _flags("cortex-m33"), "dsp", "mps2-an505.ld", _AN505),
         Board("cortex-m55", "mps3-an547", _flags("cortex-m55", "-mfloat-abi=hard"), "mve", "mps3-an547.ld", _MPS3),
         Board("cortex-m85", "mps3-an547", _flags("cortex-m55", "-mfloat-abi=hard"), "mve", "mps3-an547.ld", _MPS3, "an M55 executes the M55's code: QEMU emulates no M85, and GCC 12 does not know it"),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qcompiler.integer.memory import MemoryPlan, Needs, plan_memory, roots
+from qcompiler.integer.operations import Convolution
 from qcompiler.targets.cmsis_nn import slicing
 from qcompiler.targets.cmsis_nn.scratch import in_place, scratch_of
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from qcompiler.targets.cmsis_nn.slicing import Slice
 
 _CALLS = 4
-"""Calls that a convolution is sliced into where nothing asks for more: the rows at the seams cost next to nothing."""
+"""Calls that a convolution is sliced into at first."""
+_PIXELS = 4
+"""The library computes so many pixels at a time; slices of a multiple of that cost nothing but the calls."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class Deployment:
 def deploy(program: Program, path: Path, limit: int | None = None) -> Deployment:
     """Plans a program's memory for a core.
 
-    Convolutions during which most is alive are computed in a few slices of rows, if that makes the arena smaller; one row at a time
-    while the arena is above the limit.
+    Convolutions during which most is alive are computed in a few slices of rows, where that costs next to nothing and makes the arena
+    smaller. While it is above the limit, all that can be are sliced, finer and finer.
 
     Args:
         program: The program.
@@ -57,14 +61,19 @@ def deploy(program: Program, path: Path, limit: int | None = None) -> Deployment
         return plan_memory(program, lambda operation: _needs(operation, path, rows.get(operation.name)))
 
     first = memory = planned(rows)
-    while names := _at_peak(memory, rows, finer=False):
+    while names := _at_peak(memory):
+        if not all(_is_free(memory, name) and name not in rows for name in names):
+            break
         trial = {**rows, **{name: _few(memory, name) for name in names}}
         better = planned(trial)
         if better.arena.size >= memory.arena.size:
             break
         rows, memory = trial, better
-    while limit is not None and memory.arena.size > limit and (names := _at_peak(memory, rows, finer=True)):
-        rows = {**rows, **dict.fromkeys(names, 1)}
+    while limit is not None and memory.arena.size > limit:
+        names = _at_peak(memory)
+        if not names or any(rows.get(name) == 1 for name in names):
+            break
+        rows = {**rows, **{name: rows[name] // 2 if name in rows else _few(memory, name) for name in names}}
         memory = planned(rows)
     operations = {operation.name: operation for operation in program.operations}
     slices = {
@@ -86,27 +95,33 @@ def _needs(operation: Operation, path: Path, rows: int | None) -> Needs:
 
 
 def _few(memory: MemoryPlan, name: str) -> int:
-    """Rows per slice, for a few slices."""
+    """Rows per slice, for a few slices; of whole groups of pixels where that is possible."""
     (operation,) = (item for item in memory.operations if item.name == name)
-    return -(-operation.output.shape[1] // _CALLS)
+    _, height, width, _ = operation.output.shape
+    rows = -(-height // _CALLS)
+    group = _PIXELS // math.gcd(width, _PIXELS)
+    return min(-(-rows // group) * group, height)
 
 
-def _at_peak(memory: MemoryPlan, rows: Mapping[str, int], *, finer: bool) -> list[str]:
-    """The operations during which most is alive, if all of them could be sliced: for the first time, or finer than they are."""
+def _is_free(memory: MemoryPlan, name: str) -> bool:
+    """Whether slicing costs next to nothing: depthwise kernels prepare their filters anew in every call."""
+    (operation,) = (item for item in memory.operations if item.name == name)
+    return isinstance(operation.work, Convolution)
+
+
+def _at_peak(memory: MemoryPlan) -> list[str]:
+    """The operations during which most is alive, if all of them can be sliced."""
     sums = [
         sum(buffer.size for buffer in memory.buffers if buffer.first <= index <= buffer.last)
         - _shared(memory, index)
         for index in range(len(memory.operations))
     ]
-    names = []
-    for index, operation in enumerate(memory.operations):
-        if sums[index] < max(sums):
-            continue
-        left = rows.get(operation.name, 2) > 1 if finer else operation.name not in rows
-        if not slicing.can_slice(operation) or not left:
-            return []
-        names.append(operation.name)
-    return names
+    busiest = [
+        operation for operation, size in zip(memory.operations, sums, strict=True) if size == max(sums)
+    ]
+    if all(map(slicing.can_slice, busiest)):
+        return [operation.name for operation in busiest]
+    return []
 
 
 def _shared(memory: MemoryPlan, index: int) -> int:

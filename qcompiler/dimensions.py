@@ -1,0 +1,72 @@
+"""Open dimensions of a model's inputs, fixed before anything else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from qcompiler.errors import OptionError, suggest
+
+if TYPE_CHECKING:
+    from qcompiler.ir.graph import Graph
+
+
+def fix_dimensions(graph: Graph, sizes: Mapping[str, int]) -> None:
+    """Gives open dimensions of the inputs their sizes; shapes that were inferred with them are forgotten.
+
+    Args:
+        graph: The graph.
+        sizes: By the dimension's name, or by `INPUT:AXIS`.
+
+    Raises:
+        OptionError: There is no such open dimension, or a size is not positive.
+    """
+    if not sizes:
+        return
+    open_dimensions = {
+        name
+        for value in graph.inputs
+        for axis, dim in enumerate(value.shape or ())
+        if not isinstance(dim, int)
+        for name in (f"{value.name}:{axis}", dim)
+        if name
+    }
+    for name, size in sizes.items():
+        if name not in open_dimensions:
+            listed = ", ".join(sorted(map(str, open_dimensions))) or "none: every dimension is fixed"
+            raise OptionError(
+                f"--dimension names {name!r}, which is no open dimension of an input{suggest(name, map(str, open_dimensions))} "
+                f"There are: {listed}."
+            )
+        if size < 1:
+            raise OptionError(f"--dimension {name}={size}: a size is 1 at least.")
+    for value in graph.inputs:
+        value.shape = (
+            None
+            if value.shape is None
+            else tuple(
+                dim if isinstance(dim, int) else sizes.get(f"{value.name}:{axis}", sizes.get(str(dim), dim))
+                for axis, dim in enumerate(value.shape)
+            )
+        )
+    for node in graph.topological():
+        for made in node.outputs:
+            if made is not None:
+                made.shape = None
+
+
+def read_dimensions(texts: tuple[str, ...]) -> dict[str, int]:
+    """Reads NAME=SIZE texts.
+
+    Raises:
+        OptionError: One cannot be read.
+    """
+    sizes = {}
+    for text in texts:
+        name, _, size = text.rpartition("=")
+        if not name or not size.strip().isdigit():
+            raise OptionError(
+                f"--dimension {text!r} cannot be read; write NAME=SIZE or INPUT:AXIS=SIZE, for example height=224."
+            )
+        sizes[name.strip()] = int(size)
+    return sizes
