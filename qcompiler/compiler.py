@@ -199,12 +199,16 @@ class _Compilation:
         with writing(self.output, force=self.options.force) as artifact:
             return self._write(made, artifact)
 
+    def _budget(self) -> Budget | None:
+        device = self.target.device.get(self.target.chosen_device)
+        return self.options.budget(device.code if device is not None else 0)
+
     def _context(self, budget: Budget | None = None) -> PassContext:
         return PassContext(
             target=self.target,
             calibration=self.calibration,
             plan=self.plan,
-            budget=budget if budget is not None or self.plan is not None else self.options.budget(),
+            budget=budget if budget is not None or self.plan is not None else self._budget(),
             statistics=Path(self.options.statistics) if self.options.statistics is not None else None,
             float_format=self.float_format,
             progress=self.progress,
@@ -239,7 +243,7 @@ class _Compilation:
         records = tuple(before.run(self.graph, self._context(), Checks(on_pass=self._passed)))
         decide = Pipeline((self.pipeline.passes[fuse], self.pipeline.passes[first]))
         finish = Pipeline(self.pipeline.passes[first + 1 :])
-        allowed, base = self.options.max_drop, self.options.budget() or Budget()
+        allowed, base = self.options.max_drop, self._budget() or Budget()
         best, measured = Best(allowed, self.options.minimise), dict[Rows, Trial]()
 
         def compiled(budget: Budget) -> Trial:
@@ -250,7 +254,7 @@ class _Compilation:
             if rows in measured:
                 return dataclasses.replace(measured[rows], budget=budget, decision=decision)
             later = tuple(finish.run(graph, context))
-            evaluation = self._evaluate(graph, None, None)
+            evaluation = self._evaluate(graph, graph.facts[PLAN], None, None)
             assert evaluation is not None, "checked before"
             if not math.isfinite(evaluation.models["float"].metric):
                 self._within_drop(evaluation)
@@ -338,8 +342,8 @@ class _Compilation:
         verification: Verification | None,
     ) -> Result:
         graph, plan = made.graph, made.plan
-        evaluation = made.evaluation if lowered is None else None
-        evaluation = evaluation or self._evaluate(graph, artifact, lowered)
+        measured = lowered is None or self._executor is not None
+        evaluation = (made.evaluation if measured else None) or self._evaluate(graph, plan, artifact, lowered)
         unmet = [*self._unmet(graph, plan, evaluation), *(lowered.unmet if lowered is not None else ())]
         met = not unmet
         report = make_report(
@@ -384,7 +388,7 @@ class _Compilation:
         )
 
     def _evaluate(
-        self, graph: Graph, artifact: Artifact | None, lowered: Lowered | None
+        self, graph: Graph, plan: Plan, artifact: Artifact | None, lowered: Lowered | None
     ) -> Evaluation | None:
         data = self.evaluation or self.calibration
         if data is None:
@@ -401,8 +405,8 @@ class _Compilation:
             same = _same_bytes(artifact.folder / REFERENCE, main)
             if not same:
                 models["artifact"] = Session(load(main), optimize=False)
-        if lowered is not None and lowered.runs is not None:
-            models["artifact"] = lowered.runs
+        if self._executor is not None:
+            models["artifact"] = self._executor(graph, plan, self.target)
         result = evaluate_models(
             models, data, metric, progress=lambda done, total: self.progress("evaluating", done, total)
         )
@@ -411,6 +415,11 @@ class _Compilation:
                 result, models={**result.models, "artifact": result.models["reference"]}
             )
         return result
+
+    @functools.cached_property
+    def _executor(self) -> Callable[[Graph, Plan, Target], Runnable] | None:
+        """What computes as the target's artifact does, if its code says so."""
+        return getattr(part(self.target, "lower"), "executor", None)
 
     def _asked(self) -> dict[str, float]:
         """The stated limits."""

@@ -72,7 +72,7 @@ def _completed(target: Target, name: str, around: tuple[str, ...], reader: Schem
     core = _completed(target, device.core, (*around, name), reader)
     taken = {
         key: getattr(core, key)
-        for key in ("formats", "features", "rate", "cost", "bandwidth")
+        for key in ("formats", "features", "rate", "cost", "bandwidth", "code")
         if not getattr(device, key)
     }
     return dataclasses.replace(device, **taken)

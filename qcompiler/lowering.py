@@ -1,6 +1,7 @@
 """The contract of a target's two optional modules.
 
-`lower.py` has `lower(job: LowerJob) -> Lowered`: it consumes graph and plan, decides no precision, and writes the target's files. `verify.py` has `verify(job) -> Verification`: it runs or builds what was written in the
+`lower.py` has `lower(job: LowerJob) -> Lowered`: it consumes graph and plan, decides no precision, and writes the target's files. Where the artifact is no ONNX file, `executor(graph, plan, target) -> Runnable` computes the same to the bit, and is measured in
+its place. `verify.py` has `verify(job) -> Verification`: it runs or builds what was written in the
 best real consumer that is installed, and compares.
 """
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from qcompiler.artifact import Artifact
     from qcompiler.data import DataSource
-    from qcompiler.evaluation import Runnable
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.plan import Plan
     from qcompiler.target import Target
@@ -33,7 +33,6 @@ class Lowered:
         size: Bytes of what goes on the device.
         next_step: What the user does with it, a command where there is one.
         unmet: Limits of the device or of the user that are not kept, one paragraph each.
-        runs: What computes the same as the artifact to the bit, where that is no ONNX file; it is measured in its place.
         details: More, for the report.
     """
 
@@ -41,7 +40,6 @@ class Lowered:
     size: int
     next_step: str = ""
     unmet: tuple[str, ...] = ()
-    runs: Runnable | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -89,10 +89,23 @@ class Options:
             given = "--pareto compares plans" if self.pareto else "--max-latency limits the choice of rows"
             raise OptionError(f"{given}, and --plan leaves nothing to choose; leave one of the two out.")
 
-    def budget(self) -> Budget | None:
-        """What precision assignment is limited to; None where nothing limits it."""
+    def budget(self, code: int = 0) -> Budget | None:
+        """What precision assignment is limited to; None where nothing limits it.
+
+        Args:
+            code: Bytes of `max_flash` that code takes; the rest is for weights and tables.
+
+        Raises:
+            OptionError: A limit makes no sense.
+        """
         latency = None if self.max_latency is None else self.max_latency / 1e3
-        budget = Budget(self.weight_bits, self.max_size, latency)
+        if self.max_flash is not None and self.max_flash <= code:
+            raise OptionError(
+                f"--max-flash allows {self.max_flash} bytes, and the kernels' code alone takes some {code}."
+            )
+        sizes = [self.max_size, None if self.max_flash is None else self.max_flash - code]
+        size = min((limit for limit in sizes if limit is not None), default=None)
+        budget = Budget(self.weight_bits, size, latency)
         return None if budget == Budget() else budget
 
     @property

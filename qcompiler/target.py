@@ -170,6 +170,7 @@ class Device:
         bandwidth: Bytes per second of its memory.
         memory: On-chip bytes for what is computed.
         flash: Bytes for code and constants, where those lie apart.
+        code: Bytes of code that the kernels of a usual network take, where code is written: an estimate.
         note: A caveat that reports show.
         source: Where this is documented or was measured.
     """
@@ -183,6 +184,7 @@ class Device:
     bandwidth: float | None = None
     memory: int | None = None
     flash: int | None = None
+    code: int = 0
     note: str = ""
     source: str = ""
 

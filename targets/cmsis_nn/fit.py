@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qcompiler.target import Target
-    from qcompiler.targets.cmsis_nn.boards import Path
     from qcompiler.targets.cmsis_nn.deployment import Deployment
     from qcompiler.targets.cmsis_nn.source import Source
-
-_CODE: dict[Path, int] = {"c": 17_000, "dsp": 23_000, "mve": 18_000}
-"""Bytes of code of the kernels of convolutional networks, at -O3, measured with the library; an upper estimate for most."""
 
 STACK = 2048
 """Bytes of stack that the kernels need at most, with room."""
@@ -83,7 +79,7 @@ def fit_of(
     deployment: Deployment, source: Source, target: Target, max_ram: int | None, max_flash: int | None
 ) -> Fit:
     """Compares what a model takes with the limits and with every part."""
-    memory, code = deployment.memory, _CODE[deployment.path]
+    memory, code = deployment.memory, target.device[target.chosen_device].code
     ram, flash = memory.arena.size, source.constant_bytes + code
     operation, alive = memory.peak
     peak = f"{operation.rstrip(':')}: " + ", ".join(f"{buffer.name} {buffer.size:,}" for buffer in alive[:4])

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from qcompiler.data import DataSource
     from qcompiler.integer.program import Program
+    from qcompiler.ir.graph import Graph
+    from qcompiler.ir.plan import Plan
     from qcompiler.target import Target
     from qcompiler.targets.cmsis_nn.boards import Path
     from qcompiler.targets.cmsis_nn.project import Vectors
@@ -38,7 +40,7 @@ def lower(job: LowerJob) -> Lowered:
     Raises:
         TargetError: Something of the graph has no integer form, or the pipeline has written no plan; nothing is written.
     """
-    program = program_of(job)
+    program = program_of(job.graph, job.plan, job.target)
     core, path = core_of(job.target)
     device = job.target.device[job.target.chosen_device]
     limits = [limit for limit in (job.max_ram, device.memory) if limit is not None]
@@ -60,23 +62,36 @@ def lower(job: LowerJob) -> Lowered:
         source.constant_bytes,
         "cmake -B build && cmake --build build && ctest --test-dir build (in the folder; see its README.md)",
         fit.unmet,
-        ProgramSession(program),
         fit.details(),
     )
 
 
-def program_of(job: Any) -> Program:
-    """The program of a job's plan.
+def executor(graph: Graph, plan: Plan, target: Target) -> ProgramSession:
+    """What computes as the generated C does, to the byte.
 
     Raises:
         TargetError: See `lower`.
     """
-    graph = job.graph.facts.get(PLANNED)
-    if graph is None:
+    return ProgramSession(program_of(graph, plan, target))
+
+
+def program_of(graph: Graph, plan: Plan, target: Target) -> Program:
+    """The program of a plan.
+
+    Args:
+        graph: The reference graph.
+        plan: Its plan.
+        target: The target.
+
+    Raises:
+        TargetError: See `lower`.
+    """
+    planned = graph.facts.get(PLANNED)
+    if planned is None:
         raise TargetError(
             "The pipeline has to end with insert_qdq: before that there is no finished plan to write C from."
         )
-    return encode(graph, job.plan, job.target)
+    return encode(planned, plan, target)
 
 
 def core_of(target: Target) -> tuple[str, Path]:

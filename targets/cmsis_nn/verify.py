@@ -52,7 +52,7 @@ def verify(job: VerifyJob) -> Verification:
 
     The environment variable CMSIS_NN_PATH names a checkout of the library, whose kernels are then linked and compared, too.
     """
-    program = program_of(job)
+    program = program_of(job.graph, job.plan, job.target)
     core, _ = core_of(job.target)
     library = Path(os.environ["CMSIS_NN_PATH"]) if os.environ.get("CMSIS_NN_PATH") else None
     found = _Findings()
