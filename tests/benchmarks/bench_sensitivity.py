@@ -1,8 +1,8 @@
 """What the pass sensitivity takes, and how well it ranks forms: `python tests/benchmarks/bench_sensitivity.py --models FOLDER`.
 
 Time is compared with one pass of the float model over the calibration data, in onnxruntime with its own threads and with one.
-Losses are compared with brute force: each form alone, in a session of its own, on all calibration samples. That takes minutes
-(ResNet-20) to half an hour (MobileNetV2); `--forms` takes so many forms evenly, `--keep` keeps what was computed in a folder.
+Losses are compared with brute force: each form alone, in a session of its own, on all calibration samples. That takes half a
+minute (ResNet-20) to some minutes (MobileNetV2); `--forms` takes so many forms evenly, `--keep` keeps what was computed in a folder.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -38,6 +38,9 @@ from qcompiler.pipeline import Pipeline
 from qcompiler.regions import REGIONS
 from qcompiler.runtime import Session
 from qcompiler.sensitivity import SENSITIVITY, Sensitivity
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 MODELS = ("resnet20_cifar10", "mobilenetv2_imagenet")
@@ -76,8 +79,8 @@ def experiments_of(graph: Graph, context: PassContext) -> dict[Form, Experiment]
     }
 
 
-def with_form(graph: Graph, experiment: Experiment) -> Graph:
-    """The model with one experiment written into it."""
+def with_form(graph: Graph, experiment: Experiment, shifts: Mapping[str, NDArray[np.float32]]) -> Graph:
+    """The model with one experiment written into it, and the means of what rounding does taken out, by node."""
     copy = graph.copy()
     for use in experiment.uses:
         node, value = copy.node(use.node.name), use.node.inputs[use.slot]
@@ -87,13 +90,49 @@ def with_form(graph: Graph, experiment: Experiment) -> Graph:
         else:
             new = add_fake_quantize(copy, copy.value(value.name), value.dtype, experiment.encoding)
         copy.set_input(node, use.slot, new)
+    for name, shift in shifts.items():
+        output = copy.node(name).output
+        mean = copy.add_constant("mean", shift)
+        less = copy.add_node("Sub", [output, mean]).output
+        copy.replace_uses(output, less, [use for use in output.uses if use.node is not less.producer])
     return copy
+
+
+def mean_shifts(
+    graph: Graph, data: DataSource, forms: Mapping[Form, Experiment]
+) -> dict[Form, dict[str, NDArray[np.float32]]]:
+    """What rounding weights adds to each channel of the nodes that read them, on average over all samples.
+
+    Convolutions are linear: it is the mean of a convolution with the differences of the weights.
+    """
+    copy, taps = graph.copy(), {}
+    for form, experiment in forms.items():
+        if not experiment.corrected:
+            continue
+        assert form.value.data is not None
+        lost = encoded_constant(form.value, experiment.encoding) - form.value.data
+        for node in dict.fromkeys(use.node for use in experiment.uses):
+            x = node.inputs[0]
+            assert x is not None
+            inputs = [copy.value(x.name), copy.add_constant("lost", lost)]
+            shift = copy.add_node(node.op, inputs, 1, node.attributes).output
+            axes = copy.add_constant("axes", np.arange(2, node.output.rank or 2, dtype=np.int64))
+            taps[form, node.name] = copy.add_node("ReduceMean", [shift, axes]).output.name
+    found: dict[Form, dict[str, NDArray[np.float32]]] = {}
+    if taps:
+        sums: dict[str, Any] = dict.fromkeys(taps.values(), 0.0)
+        for results in Session(copy, sums).stream(data):
+            for name, result in results.items():
+                sums[name] = sums[name] + result.sum(axis=0, dtype=np.float64)
+        for (form, node_name), tap in taps.items():
+            found.setdefault(form, {})[node_name] = (sums[tap] / data.count).astype(np.float32)[None]
+    return found
 
 
 def brute_force(
     graph: Graph, data: DataSource, forms: dict[Form, Experiment], kept: Path | None
 ) -> dict[str, float]:
-    """The loss of each form on all samples, computed apart from the pass's machinery."""
+    """The loss of each form on all samples, biases corrected, computed apart from the pass's machinery."""
     found: dict[str, float] = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
     (output,) = Laboratory(graph, data).outputs
 
@@ -101,11 +140,14 @@ def brute_force(
         return Session(model, [output.name]).run_all(data)[output.name].astype(np.float64)
 
     base = run(graph)
+    shifts = mean_shifts(
+        graph, data, {form: item for form, item in forms.items() if json.dumps(form.key) not in found}
+    )
     for number, (form, experiment) in enumerate(forms.items()):
         key = json.dumps(form.key)
         if key in found:
             continue
-        result = run(with_form(graph, experiment))
+        result = run(with_form(graph, experiment, shifts.get(form, {})))
         if output.axis is None:
             found[key] = float(np.square(result - base).sum() / np.square(base).sum())
         else:

@@ -3,7 +3,7 @@
 Examples:
     python precision_runner.py compile FOLDER --options '{"pass_options": {"assign_precision": {"prefer": "w4a8"}}}'
     python precision_runner.py sensitivity FOLDER --forms 50
-    python precision_runner.py ranking FOLDER --plans 30 --images 400
+    python precision_runner.py ranking FOLDER --plans 30 --images 400 --draw average --finish nearest refined
     python precision_runner.py solver --regions 2000 --seed 0 --latency
     python precision_runner.py rounding FOLDER
 
@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).parent
 TARGET = HERE.parents[1] / "docs" / "examples" / "npu.toml"
@@ -31,6 +31,8 @@ import bench_selection  # noqa: E402
 import bench_sensitivity  # noqa: E402
 import numpy as np  # noqa: E402
 from common import MEBIBYTE, peak_rss_bytes, stdout_to_stderr, write_json  # noqa: E402
+from scipy.optimize import brentq  # noqa: E402
+from scipy.special import softmax  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 
 import qcompiler as qc  # noqa: E402
@@ -40,6 +42,7 @@ from qcompiler.data import DataSource  # noqa: E402
 from qcompiler.decision import DECISION  # noqa: E402
 from qcompiler.descriptor import load_target  # noqa: E402
 from qcompiler.evaluation import evaluate_models  # noqa: E402
+from qcompiler.forms import row_forms  # noqa: E402
 from qcompiler.ir.graph import Graph  # noqa: E402
 from qcompiler.ir.onnx_import import load  # noqa: E402
 from qcompiler.ir.plan import PLAN, Plan  # noqa: E402
@@ -57,10 +60,12 @@ from qcompiler.runtime import Session  # noqa: E402
 from qcompiler.selection import evaluate  # noqa: E402
 from qcompiler.sensitivity import SENSITIVITY  # noqa: E402
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 WITHOUT: dict[str, tuple[str, ...]] = {  # what is left out behind the assignment
     "refined": (),
-    "plain": ("round_weights",),
-    "bare": ("round_weights", "correct_bias"),
+    "nearest": ("round_weights",),
 }
 
 
@@ -168,54 +173,81 @@ def sensitivity(options: argparse.Namespace) -> dict[str, Any]:
 def ranking(options: argparse.Namespace) -> dict[str, Any]:
     """Predicted losses of random assignments against the output errors that they turn out to have.
 
-    Every region draws one of its legal rows, all equally likely. "predicted" is what the pass sensitivity says; where passes
-    behind it change that before rows are chosen, "foreseen" is what they make of it.
+    Where the number of images is limited, so many are refined on and so many evaluated.
     """
     graph, context = bench_sensitivity.prepared(options.folder)
     assert context.target is not None
+    assert context.calibration is not None
     passes = default_pipeline(context.target, make_options({"weight_bits": 4.0})).passes
     names = [entry.name for entry in passes]
-    calibrated, measuring, assigned = map(names.index, ("calibrate", "sensitivity", "assign_precision"))
-    Pipeline(passes[calibrated + 1 : measuring + 1]).run(graph, context)
+    calibrated, assigned = map(names.index, ("calibrate", "assign_precision"))
+    Pipeline(passes[calibrated + 1 : assigned]).run(graph, context)
     losses = graph.facts[SENSITIVITY]
     problem = Problem.state(graph, context.target, graph.facts[REGIONS])
-    costs = CostModel(context.target, context.float_format)
-    selection = state_selection(problem, losses, costs)
-    Pipeline(passes[measuring + 1 : assigned]).run(graph, context)
-    foreseen = state_selection(problem, graph.facts[SENSITIVITY], costs)
-    assert foreseen.rows == selection.rows
+    selection = state_selection(problem, losses, CostModel(context.target, context.float_format))
     source = load(options.folder / "model.onnx")
     data = DataSource.open(options.folder / "evaluation.npz").validate(source)
     data = data.slice(0, options.images or data.count)
+    context.calibration = context.calibration.slice(0, options.images or context.calibration.count)
     float_session = Session(source)
     metric = metric_named("kl" if losses.measure == "kl" else "sqnr")
     rng = np.random.default_rng(options.seed)
     rows: list[dict[str, Any]] = []
     for number in range(options.plans):
-        indices = [int(rng.integers(len(choices))) for choices in selection.rows]
+        indices = _DRAWS[options.draw](problem, selection, rng)
         plan = _planned(problem, _choice(problem, selection, indices), graph, context)
         models = {"float": float_session}
         models |= {
-            label: Session(_finished(graph, plan, context, passes[assigned + 1 :], left), optimize=False)
-            for label, left in WITHOUT.items()
+            label: Session(
+                _finished(graph, plan, context, passes[assigned + 1 :], WITHOUT[label]), optimize=False
+            )
+            for label in options.finish
         }
         measured = evaluate_models(models, data, metric).models
-        row = {
-            "predicted": evaluate(selection.problem, indices).loss,
-            "foreseen": evaluate(foreseen.problem, indices).loss,
-        }
-        for label in WITHOUT:
+        row = {"predicted": evaluate(selection.problem, indices).loss}
+        for label in options.finish:
             row[label] = 10.0 ** (-measured[label].sqnr_db / 10.0)
             row[f"{label}_metric"] = measured[label].metric
         rows.append(row)
         print(number, json.dumps(row), flush=True)  # to standard error
-    return {
-        "images": data.count,
-        "plans": len(rows),
-        "regions": len(selection.regions),
-        "measure": losses.measure,
-        "rows": rows,
-    }
+    return {"images": data.count, "plans": len(rows), "measure": losses.measure, "rows": rows}
+
+
+def _any_rows(_: Problem, selection: RowSelection, rng: np.random.Generator) -> list[int]:
+    """Every region draws one of its legal rows, all equally likely."""
+    return [int(rng.integers(len(choices))) for choices in selection.rows]
+
+
+def _rows_of_average(problem: Problem, selection: RowSelection, rng: np.random.Generator) -> list[int]:
+    """First an average of weight bits is drawn, from 3 to 8, then quantized rows that have it, as random as can be.
+
+    So a draw looks like what some budget would bring. Of all distributions with an average, the most random one takes a row
+    with a probability that is exponential in its bits. (Jaynes, Information Theory and Statistical Mechanics, 1957.)
+    """
+    places, bits = [], []
+    for region, choices in zip(selection.regions, selection.rows, strict=True):
+        forms = {place: row_forms(problem, region, row) for place, row in enumerate(choices)}
+        found = {
+            place: form.spec.numeric.bits
+            for place, read in forms.items()
+            for form in read
+            if form.value.is_constant
+        }
+        places.append(list(found))
+        bits.append(np.array(list(found.values()), np.float64))
+
+    def shares(tilt: float) -> list[NDArray[np.float64]]:
+        return [softmax(tilt * own) for own in bits]
+
+    def average(tilt: float) -> float:
+        return float(np.mean([share @ own for share, own in zip(shares(tilt), bits, strict=True)]))
+
+    asked = rng.uniform(3, 8)
+    drawn = shares(brentq(lambda tilt: average(tilt) - asked, -20, 20))
+    return [int(rng.choice(own, p=share)) for own, share in zip(places, drawn, strict=True)]
+
+
+_DRAWS = {"average": _rows_of_average, "rows": _any_rows}
 
 
 def _choice(problem: Problem, selection: RowSelection, indices: list[int]) -> Choice:
@@ -285,6 +317,8 @@ def main() -> None:
     parser.add_argument("--forms", type=int, default=0)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--plans", type=int, default=30)
+    parser.add_argument("--draw", choices=list(_DRAWS), default="average")
+    parser.add_argument("--finish", nargs="+", choices=list(WITHOUT), default=list(WITHOUT))
     parser.add_argument("--images", type=int, default=0, help="0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--regions", type=int, default=2000)
