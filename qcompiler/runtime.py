@@ -222,17 +222,21 @@ def _rows(feeds: Mapping[str, NDArray[Any]]) -> int:
     return len(next(iter(feeds.values()))) if feeds else 1
 
 
+_DISABLED = ["ClipQuantRewrite"]
+"""Rewrites of onnxruntime that are never wanted: this one fails on a Clip in front of a QuantizeLinear to 4 bits."""
+
+
 def _open(graph: Graph, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     size = sum(value.data.nbytes for value in graph.constants if value.data is not None)
     providers = ["CPUExecutionProvider"]
     try:
         if size <= _IN_MEMORY_BYTES:
             model = to_onnx(graph, inline=True).SerializeToString()
-            return onnxruntime.InferenceSession(model, options, providers=providers)
+            return onnxruntime.InferenceSession(model, options, providers, disabled_optimizers=_DISABLED)
         with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
             path = Path(folder) / "model.onnx"
             save(graph, path, external=True)
-            return onnxruntime.InferenceSession(str(path), options, providers=providers)
+            return onnxruntime.InferenceSession(str(path), options, providers, disabled_optimizers=_DISABLED)
     except Exception as error:
         if isinstance(error, OSError):
             raise ModelError(

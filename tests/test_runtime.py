@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
+from small_graphs import graph_of
 
 from qcompiler import runtime
 from qcompiler.data import DataSource
@@ -147,3 +149,18 @@ def test_failure_at_run_time_names_the_node():
 def test_bad_feeds(feeds, words):
     with pytest.raises(DataError, match=words):
         Session(scaled_relu()).run(feeds)
+
+
+def test_a_clip_in_front_of_4_bits_runs():
+    """onnxruntime has a rewrite for such a pair that refuses 4-bit zero points."""
+    graph = graph_of(
+        "(float[batch,4] x) => (float y) { c = Clip(x, low, high) q = QuantizeLinear(c, scale, zero) y = DequantizeLinear(q, scale, zero) }",
+        {
+            "low": np.float32(0), "high": np.float32(6), "scale": np.float32(0.4),
+            "zero": np.zeros((), ml_dtypes.uint4),
+        },
+    )  # fmt: skip
+    x = np.array([[-1.0, 0.3, 2.0, 9.0]], np.float32)
+    for optimize in (True, False, "floats"):
+        (y,) = Session(graph, optimize=optimize).run({"x": x}).values()
+        np.testing.assert_allclose(y, [[0, 0.4, 2.0, 6.0]], rtol=1e-6)
