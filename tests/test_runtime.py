@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from small_graphs import graph_of
+from small_graphs import graph_of as graph_of_text
 
 from qcompiler import runtime
 from qcompiler.data import DataSource
@@ -152,8 +152,8 @@ def test_bad_feeds(feeds, words):
 
 
 def test_a_clip_in_front_of_4_bits_runs():
-    """onnxruntime has a rewrite for such a pair that refuses 4-bit zero points."""
-    graph = graph_of(
+    """Onnxruntime has a rewrite for such a pair that refuses 4-bit zero points."""
+    graph = graph_of_text(
         "(float[batch,4] x) => (float y) { c = Clip(x, low, high) q = QuantizeLinear(c, scale, zero) y = DequantizeLinear(q, scale, zero) }",
         {
             "low": np.float32(0), "high": np.float32(6), "scale": np.float32(0.4),
