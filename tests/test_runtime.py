@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from small_graphs import graph_of as graph_of_text
+from small_graphs import normal
 
 from qcompiler import runtime
 from qcompiler.data import DataSource
@@ -151,16 +152,16 @@ def test_bad_feeds(feeds, words):
         Session(scaled_relu()).run(feeds)
 
 
-def test_a_clip_in_front_of_4_bits_runs():
+@pytest.mark.parametrize("optimize", [True, False, "floats"])
+def test_a_clip_in_front_of_4_bits_runs(optimize):
     """Onnxruntime has a rewrite for such a pair that refuses 4-bit zero points."""
     graph = graph_of_text(
-        "(float[batch,4] x) => (float y) { c = Clip(x, low, high) q = QuantizeLinear(c, scale, zero) y = DequantizeLinear(q, scale, zero) }",
+        "(float[batch,3,8,8] x) => (float y) { a = Conv(x, w) c = Clip(a, low, high) q = QuantizeLinear(c, scale, zero)"
+        " d = DequantizeLinear(q, scale, zero) y = Conv(d, v) }",
         {
-            "low": np.float32(0), "high": np.float32(6), "scale": np.float32(0.4),
-            "zero": np.zeros((), ml_dtypes.uint4),
+            "low": np.float32(0), "high": np.float32(6), "scale": np.float32(0.4), "zero": np.zeros((), ml_dtypes.uint4),
+            "w": normal(4, 3, 1, 1), "v": normal(2, 4, 1, 1),
         },
     )  # fmt: skip
-    x = np.array([[-1.0, 0.3, 2.0, 9.0]], np.float32)
-    for optimize in (True, False, "floats"):
-        (y,) = Session(graph, optimize=optimize).run({"x": x}).values()
-        np.testing.assert_allclose(y, [[0, 0.4, 2.0, 6.0]], rtol=1e-6)
+    (y,) = Session(graph, optimize=optimize).run({"x": normal(2, 3, 8, 8)}).values()
+    assert y.shape == (2, 2, 8, 8)
