@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcompiler.errors import TargetError
+from qcompiler.targets.cmsis_nn.host import library_archive
 
 if TYPE_CHECKING:
     from qcompiler.targets.cmsis_nn.boards import Board
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 SUPPORT = Path(__file__).parent / "qemu"
 """Start-up code, semihosting, instruction counter and linker scripts."""
 
-_GCC, _SIZE, _QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
+_GCC, _AR, _SIZE = "arm-none-eabi-gcc", "arm-none-eabi-ar", "arm-none-eabi-size"
+_QEMU = "qemu-system-arm"
 _PACKAGES = "gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm"
 
 
@@ -107,6 +109,16 @@ class Run:
         return None
 
 
+def library_for(board: Board, library: Path) -> Path:
+    """CMSIS-NN compiled for a board, once per process.
+
+    Raises:
+        TargetError: The compiler is missing, or refuses.
+    """
+    command = (_path(_GCC), *board.flags, "-O3", "-std=c99", "-ffunction-sections", "-fdata-sections")
+    return library_archive(command, _path(_AR), library)
+
+
 def build(
     board: Board,
     sources: Sequence[Path],
@@ -120,7 +132,7 @@ def build(
 
     Args:
         board: The board.
-        sources: C files.
+        sources: C files, and archives behind what needs them.
         include: Folders of headers.
         output: The program to write.
         optimise: The compiler's level of optimization.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +60,41 @@ def library_sources(library: Path) -> list[Path]:
     )
 
 
-def project_sources(folder: Path, library: Path | None) -> tuple[list[Path], list[Path], list[Path]]:
-    """Of a project: its own C files, those of the kernels, and the folders of headers."""
-    own = [folder / "model.c", folder / "model_data.c", *sorted((folder / "kernels").glob("*.c"))]
+@functools.cache
+def library_archive(command: tuple[str, ...], archiver: str, library: Path) -> Path:
+    """CMSIS-NN compiled once per process and kind of core.
+
+    Args:
+        command: The compiler with its flags.
+        archiver: The `ar` that goes with it.
+        library: The checkout.
+
+    Raises:
+        TargetError: The compiler refuses.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="qcompiler-library-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    sources = [str(path.resolve()) for path in library_sources(library)]
+    include = f"-I{(library / 'Include').resolve()}"
+    done = subprocess.run(
+        [*command, "-c", include, *sources], capture_output=True, text=True, cwd=folder, check=False
+    )
+    if done.returncode:
+        first = "\n".join(done.stderr.splitlines()[:12])
+        raise TargetError(f"{command[0]} does not compile CMSIS-NN at {library}:\n{first}")
+    archive = folder / "libcmsis-nn.a"
+    objects = sorted(map(str, folder.glob("*.o")))
+    subprocess.run([archiver, "rcs", str(archive), *objects], capture_output=True, check=True)
+    return archive
+
+
+def project_sources(folder: Path, library: Path | None) -> tuple[list[Path], list[Path]]:
+    """The C files of a project, and the folders of headers; kernels of the library come as an archive."""
     portable = folder / "kernels" / "portable"
-    kernels = library_sources(library) if library is not None else sorted(portable.glob("*.c"))
-    headers = library / "Include" if library is not None else portable
-    return own, kernels, [folder, folder / "kernels", headers]
+    sources = [folder / "model.c", folder / "model_data.c", *sorted((folder / "kernels").glob("*.c"))]
+    if library is None:
+        return [*sources, *sorted(portable.glob("*.c"))], [folder, folder / "kernels", portable]
+    return sources, [folder, folder / "kernels", library / "Include"]
 
 
 def build(folder: Path, output: Path, library: Path | None = None) -> Path:
@@ -80,11 +111,14 @@ def build(folder: Path, output: Path, library: Path | None = None) -> Path:
     command = compiler()
     if command is None:
         raise TargetError("There is no C compiler (cc, gcc, clang, or $CC).")
-    own, kernels, include = project_sources(folder, library)
-    strict = STRICT if library is None else ("-std=c99",)
-    arguments = [command, "-shared", "-fPIC", "-O3", *strict, *(f"-I{path}" for path in include)]
+    sources, include = project_sources(folder, library)
+    flags = ("-fPIC", "-O3", "-std=c99")
+    linked: list[Path] = []
+    if library is not None:
+        linked = [library_archive((command, *flags), "ar", library)]
+    arguments = [command, "-shared", *flags, *STRICT, *(f"-I{path}" for path in include)]
     done = subprocess.run(
-        [*arguments, *map(str, [*own, *kernels]), "-o", str(output)],
+        [*arguments, *map(str, [*sources, *linked]), "-o", str(output)],
         capture_output=True,
         text=True,
         check=False,

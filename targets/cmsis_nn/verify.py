@@ -179,9 +179,10 @@ def emulate(
     Raises:
         TargetError: It cannot be built, ends in a fault, or refuses its arguments.
     """
-    own, kernels, include = host.project_sources(folder, library)
+    sources, include = host.project_sources(folder, library)
+    kernels = [] if library is None else [emulator.library_for(board, library)]
     program = emulator.build(
-        board, [*own, *kernels, folder / "qemu" / "main.c"], include, scratch / f"{board.core}.elf"
+        board, [*sources, folder / "qemu" / "main.c", *kernels], include, scratch / f"{board.core}.elf"
     )
     (scratch / "vectors.bin").write_bytes(vectors)
     done = emulator.run(board, program, folder=scratch)
