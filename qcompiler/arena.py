@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qcompiler.arena_search import searched
-from qcompiler.placement import Item, first_fit, items_of
+from qcompiler.placement import Item, first_fit, items_of, lowest
 
 
 @dataclass(frozen=True)
@@ -74,36 +74,61 @@ class ArenaPlan:
     optimal: bool
 
 
+_PLACED = 160_000
+"""Buffers that are placed in all while orders are improved."""
 _ROUNDS = 400
 _SEED = 20231
+_SEARCHED = (40, 160, 640)
+"""Buffers that are searched exactly, of those beside which most is alive."""
+_STEPS = 2_000_000
+"""Pairs of buffers that are looked at in each of these searches, at most."""
 
 
-def plan_arena(buffers: Sequence[Buffer], overlaps: Sequence[Overlap] = (), alignment: int = 16) -> ArenaPlan:
+def plan_arena(
+    buffers: Sequence[Buffer], overlaps: Sequence[Overlap] = (), alignment: int = 16, *, effort: float = 1.0
+) -> ArenaPlan:
     """Places buffers. The same buffers give the same plan.
 
     Args:
         buffers: What to place.
         overlaps: Which may share memory while both are alive.
         alignment: Offsets and sizes are multiples of this.
+        effort: How long to look for a smaller arena, and for proof that there is none; 1 is a second or two at most for a hundred
+            buffers.
 
     Raises:
-        ValueError: An overlap names no buffer, or two that do not meet in one operation.
+        ValueError: An overlap names no buffer, or two that do not meet in one operation, or overlaps need one operation to run upwards
+            and downwards.
     """
     items = items_of(buffers, overlaps, alignment)
     bound = _lower_bound(items)
-    best, size = _improved(items, bound)
-    complete = False
-    if size > bound:
-        found, complete = searched(items, size, bound)
+    best = _improved(items, bound, effort)
+    size = _size(items, best)
+    load = _loads(items)
+    busy = sorted(range(len(items)), key=lambda index: (-load[index], -items[index].size))
+    for count, fewer in zip(_SEARCHED, (0, *_SEARCHED), strict=False):
+        if size == bound or fewer >= len(items):
+            break
+        # No arena is smaller than one for some of the buffers, so that these may prove that nothing better is left.
+        found, bound = searched(items, busy[:count], size, bound, int(effort * _STEPS))
         if found is not None:
-            best = found
+            best = min(best, _completed(items, found), key=lambda offsets: _size(items, offsets))
             size = _size(items, best)
     offsets = {item.name: offset for item, offset in zip(items, best, strict=True)}
-    return ArenaPlan(offsets, size, size if complete else bound, complete or size == bound)
+    return ArenaPlan(offsets, size, bound, size == bound)
 
 
-def _improved(items: Sequence[Item], bound: int) -> tuple[list[int], int]:
-    """First-fit in several orders, then in the best one with two places exchanged, again and again."""
+def _completed(items: Sequence[Item], offsets: Mapping[int, int]) -> list[int]:
+    """Offsets of all items, those that are given and the lowest ones for the others, large items first."""
+    best = [offsets.get(index, -1) for index in range(len(items))]
+    for index in sorted(range(len(items)), key=lambda index: -items[index].size):
+        if best[index] < 0:
+            best[index] = lowest(items, best, index)
+    return best
+
+
+def _improved(items: Sequence[Item], bound: int, effort: float) -> list[int]:
+    """First-fit in several orders, then in the best one with places exchanged, again and again."""
     numbers = range(len(items))
     load = _loads(items)
     keys: tuple[Callable[[Item, int], int], ...] = (
@@ -115,16 +140,17 @@ def _improved(items: Sequence[Item], bound: int) -> tuple[list[int], int]:
     )
     # Of equals also the last one first: what may lie over what it is computed from has to be placed before that.
     orders = [
-        sorted(numbers, key=functools.partial(_rank, items, load, key, weight))
+        sorted(numbers, key=functools.partial(_rank, items, load, key, sign))
         for key in keys
-        for weight in (1, -1)
+        for sign in (1, -1)
     ]
     placed = [first_fit(items, order) for order in orders]
     sizes = [_size(items, offsets) for offsets in placed]
     size = min(sizes)
     best, order = placed[sizes.index(size)], orders[sizes.index(size)]
-    chance = random.Random(_SEED)  # noqa: S311 - for variety, the same every time
-    for _ in range(_ROUNDS if 1 < len(items) <= 600 else 0):
+    chance = random.Random(_SEED)
+    rounds = min(_ROUNDS, _PLACED // len(items)) if len(items) > 1 else 0
+    for _ in range(int(effort * rounds)):
         if size <= bound:
             break
         trial = list(order)
@@ -135,7 +161,7 @@ def _improved(items: Sequence[Item], bound: int) -> tuple[list[int], int]:
         reached = _size(items, offsets)
         if reached <= size:
             best, order, size = offsets, trial, reached
-    return best, size
+    return best
 
 
 def _rank(

@@ -2,18 +2,25 @@
 
 What is alive after some operations depends on which they are, not on their order, so that the least peak is a shortest path
 over sets of executed operations, with the highest point of a path as its length (Ahn et al., "Ordering Chaos: Memory-Aware
-Scheduling of Irregularly Wired Neural Networks for Edge Devices", 2020). Sets are explored best first; where there are too many,
-only the most promising ones of each size are kept.
+Scheduling of Irregularly Wired Neural Networks for Edge Devices", 2020). Like there, the graph is divided at operations before or
+behind which every other one has to run. Between them sets are explored best first; where there are too many, only the most
+promising ones of each size are kept.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-_MOST_SETS = 20_000
+_EXPLORED = 60_000
+"""Steps tried out while sets between two divisions are explored best first, and five times as many for all of them."""
 _BEAM = 24
+"""Sets of each size that are kept; fewer where more than `_WIDE` steps lie between two divisions."""
+_WIDE = 400
+_READY = 32
+"""Ready steps that are tried out after a set that is kept, those that became ready last."""
 
 
 @dataclass(frozen=True)
@@ -40,143 +47,233 @@ def ordered(steps: Sequence[Step], sizes: Mapping[str, int], kept: Collection[st
         steps: In an order in which they can be executed.
         sizes: Bytes of every tensor.
         kept: Tensors that stay alive to the end.
+
+    Raises:
+        ValueError: A step reads what it or a later one writes.
     """
-    problem = _Problem(steps, sizes, kept)
-    given = list(range(len(steps)))
-    if not problem.has_choice():
-        return given
-    found = problem.best_first() or problem.beam()
-    return found if found is not None and problem.peak(found) < problem.peak(given) else given
+    return _Problem(steps, sizes, kept).solved()
 
 
 def peak(
-    steps: Sequence[Step], sizes: Mapping[str, int], kept: Collection[str] = (), order: Sequence[int] | None = None
+    steps: Sequence[Step],
+    sizes: Mapping[str, int],
+    kept: Collection[str] = (),
+    order: Sequence[int] | None = None,
 ) -> int:
     """The most bytes alive at once when steps run in an order (the given one when None)."""
-    return _Problem(steps, sizes, kept).peak(range(len(steps)) if order is None else order)
+    problem = _Problem(steps, sizes, kept)
+    return problem.after(problem.start, range(len(steps)) if order is None else order).highest
+
+
+class _State(NamedTuple):
+    """What is left behind by some steps.
+
+    Attributes:
+        done: The set of the steps, as bits.
+        alive: Bytes alive behind them.
+        highest: The most bytes alive on the way.
+        last: The step that ran last.
+        before: What was left before that; None at the beginning.
+    """
+
+    done: int
+    alive: int
+    highest: int
+    last: int = -1
+    before: _State | None = None
 
 
 class _Problem:
     def __init__(self, steps: Sequence[Step], sizes: Mapping[str, int], kept: Collection[str]) -> None:
-        self.steps = steps
-        self.sizes = sizes
-        self.kept = set(kept)
+        held = set(kept)
         writer = {name: index for index, step in enumerate(steps) for name in step.outputs}
-        self.readers: dict[str, list[int]] = {}
+        self._needs = [sorted({writer[name] for name in step.inputs if name in writer}) for step in steps]
+        self._followers: list[list[int]] = [[] for _ in steps]
+        readers: dict[str, int] = {}
         for index, step in enumerate(steps):
-            for name in dict.fromkeys(step.inputs):
-                self.readers.setdefault(name, []).append(index)
-        self.needs = [
-            sorted({writer[name] for name in step.inputs if name in writer}) for step in steps
+            for other in self._needs[index]:
+                if other >= index:
+                    raise ValueError(
+                        f"step {index} reads what step {other} writes, which does not run before it"
+                    )
+                self._followers[other].append(index)
+            for name in step.inputs:
+                readers[name] = readers.get(name, 0) | 1 << index
+        self._needed = [sum(1 << other for other in needed) for needed in self._needs]
+        self._frees = [list(_frees(step, sizes, held, readers)) for step in steps]
+        self._made = [sum(sizes[name] for name in step.outputs) for step in steps]
+        self._left = [
+            sum(sizes[name] for name in step.outputs if name in held or name in readers) for step in steps
         ]
-        self.followers: list[list[int]] = [[] for _ in steps]
-        for index, needed in enumerate(self.needs):
-            for other in needed:
-                self.followers[other].append(index)
-        given = {name for step in steps for name in step.inputs if name not in writer}
-        self.start = sum(sizes[name] for name in sorted(given))
+        self._scratch = [step.scratch for step in steps]
+        given = {name: sizes[name] for step in steps for name in step.inputs if name not in writer}
+        self.start = _State(0, sum(given.values()), sum(given.values()))
+        self._budget = 5 * _EXPLORED
+        self._floor = 0
 
-    def has_choice(self) -> bool:
-        """Whether at some point of the given order more than one step could run."""
-        done, waiting = 0, [len(needed) for needed in self.needs]
-        ready = {index for index, count in enumerate(waiting) if not count}
-        for index in range(len(self.steps)):
-            if len(ready) > 1:
-                return True
-            ready.discard(index)
-            done |= 1 << index
-            for follower in self.followers[index]:
-                waiting[follower] -= 1
-                if not waiting[follower]:
-                    ready.add(follower)
-        return False
+    def run(self, state: _State, index: int) -> _State:
+        """What is left behind when one more step has run."""
+        after = state.done | 1 << index
+        freed = shared = 0
+        for readers, size, own in self._frees[index]:
+            if readers & after == readers:
+                freed += size
+                shared = max(shared, own)
+        high = state.alive + self._made[index] - shared + self._scratch[index]
+        behind = state.alive + self._left[index] - freed
+        return _State(after, behind, max(state.highest, high), index, state)
 
-    def run(self, done: int, alive: int, index: int) -> tuple[int, int]:
-        """The peak while a step runs, and the bytes alive behind it."""
-        step = self.steps[index]
-        after = done | 1 << index
-        freed = [
-            name
-            for name in dict.fromkeys(step.inputs)
-            if name not in self.kept and all(after >> reader & 1 for reader in self.readers[name])
-        ]
-        made = sum(self.sizes[name] for name in step.outputs)
-        shared = 0
-        if step.outputs:
-            first = self.sizes[step.outputs[0]]
-            shared = max((min(first, self.sizes[name]) for name in step.in_place if name in freed), default=0)
-        unread = sum(self.sizes[name] for name in step.outputs if name not in self.kept and name not in self.readers)
-        high = alive + made - shared + step.scratch
-        return high, alive + made - unread - sum(self.sizes[name] for name in freed)
-
-    def peak(self, order: Sequence[int]) -> int:
-        """The peak of an order."""
-        done, alive, highest = 0, self.start, self.start
+    def after(self, state: _State, order: Iterable[int]) -> _State:
+        """What is left behind when more steps have run."""
         for index in order:
-            high, alive = self.run(done, alive, index)
-            highest, done = max(highest, high), done | 1 << index
-        return highest
+            state = self.run(state, index)
+        return state
 
-    def _ready(self, done: int, candidates: Sequence[int]) -> list[int]:
-        return [
-            index
-            for index in candidates
-            if not done >> index & 1 and all(done >> needed & 1 for needed in self.needs[index])
-        ]
+    def solved(self) -> list[int]:
+        """The best order that is found."""
+        parts = list(self._divided())
+        starts = [self.start]
+        for part in parts:
+            starts.append(self.after(starts[-1], part)._replace(highest=0, before=None))
+        given = [self.after(start, part).highest for start, part in zip(starts, parts, strict=False)]
+        # Below this peak nothing is gained: it is met at the divisions however the steps between them run.
+        self._floor = max(
+            (high for high, part in zip(given, parts, strict=True) if len(part) == 1), default=0
+        )
+        self._floor = max(self._floor, self.start.highest)
+        order: list[int] = []
+        for start, part, high in zip(starts, parts, given, strict=False):
+            found = None
+            if high > self._floor:
+                found = self._least(start, part, high)
+                self._floor = max(self._floor, high if found is None else found.highest)
+            order.extend(part if found is None else _path(found))
+        return order
 
-    def best_first(self) -> list[int] | None:
-        """The best order; None where too many sets would have to be looked at."""
-        whole = (1 << len(self.steps)) - 1
-        first = tuple(self._ready(0, range(len(self.steps))))
-        # highest point so far, steps left, serial; then the set, live bytes, ready steps, and the path as a linked list
-        queue: list[tuple[int, int, int, int, int, tuple[int, ...], object]] = [
-            (self.start, len(self.steps), 0, 0, self.start, first, None)
-        ]
-        seen: set[int] = set()
+    def _divided(self) -> Iterator[list[int]]:
+        """The steps in parts that run one after another in every order."""
+        numbers = range(len(self._needs))
+        # Alone from both sides: all others run before it or behind it.
+        alone = _alone(numbers, self._needs, self._followers)
+        alone &= _alone(numbers[::-1], self._followers, self._needs)
+        part: list[int] = []
+        for index in numbers:
+            if index in alone:
+                if part:
+                    yield part
+                yield [index]
+                part = []
+            else:
+                part.append(index)
+        if part:
+            yield part
+
+    def _least(self, start: _State, part: Sequence[int], limit: int) -> _State | None:
+        """The end of the best order of a part; None if none below the limit was found."""
+        first = tuple(index for index in part if not self._needed[index] & ~start.done)
+        found, certain = self._best_first(start, len(part), first, limit)
+        return found if certain else self._beam(start, len(part), first, limit)
+
+    def _tried(self, state: _State, ready: Sequence[int]) -> list[_State]:
+        """What is left behind after each of some steps; after one only, where running that first can do no harm.
+
+        That is so if it makes no new peak, and leaves no more alive than before: whatever runs next then has as much room as without it.
+        """
+        found = []
+        allowed = max(state.highest, self._floor)
+        for index in ready:
+            then = self.run(state, index)
+            if then.highest <= allowed and then.alive <= state.alive:
+                return [then]
+            found.append(then)
+        return found
+
+    def _ready(self, ready: Sequence[int], state: _State) -> tuple[int, ...]:
+        """The steps that can run, from those that could before the last one."""
+        more = (index for index in self._followers[state.last] if not self._needed[index] & ~state.done)
+        return (*(index for index in ready if index != state.last), *more)
+
+    def _best_first(
+        self, start: _State, count: int, first: tuple[int, ...], limit: int
+    ) -> tuple[_State | None, bool]:
+        """The end of the best order below the limit, if there is one; and whether that is certain."""
+        budget = min(_EXPLORED, self._budget)
+        self._budget -= budget
+        # highest point so far, steps left, serial; then the state, and the steps that were ready before it
+        queue = [(start.highest, count, 0, start, first)]
+        seen = set[int]()
         serial = 0
         while queue:
-            highest, left, _, done, alive, ready, path = heapq.heappop(queue)
-            if done in seen:
+            _, left, _, state, ready = heapq.heappop(queue)
+            if state.done in seen:
                 continue
-            seen.add(done)
-            if done == whole:
-                return _unlinked(path)
-            if len(seen) > _MOST_SETS:
-                return None
-            for index in ready:
-                high, behind = self.run(done, alive, index)
-                after = done | 1 << index
-                if after in seen:
-                    continue
-                serial += 1
-                then = (*(other for other in ready if other != index), *self._ready(after, self.followers[index]))
-                heapq.heappush(queue, (max(highest, high), left - 1, serial, after, behind, then, (path, index)))
-        return None
+            seen.add(state.done)
+            if not left:
+                self._budget += budget
+                return state, True
+            if state.before is not None:
+                ready = self._ready(ready, state)
+            tried = self._tried(state, ready)
+            budget -= len(tried)
+            if budget < 0:
+                return None, False
+            for then in tried:
+                if then.highest < limit and then.done not in seen:
+                    serial += 1
+                    heapq.heappush(queue, (max(then.highest, self._floor), left - 1, serial, then, ready))
+        self._budget += budget
+        return None, True
 
-    def beam(self) -> list[int] | None:
-        """A good order: of the sets of each size, those with the lowest peaks are followed."""
-        first = tuple(self._ready(0, range(len(self.steps))))
-        states: dict[int, tuple[int, int, tuple[int, ...], object]] = {0: (self.start, self.start, first, None)}
-        for _ in self.steps:
-            following: dict[int, tuple[int, int, tuple[int, ...], object]] = {}
-            for done, (highest, alive, ready, path) in states.items():
-                for index in ready:
-                    high, behind = self.run(done, alive, index)
-                    after = done | 1 << index
-                    reached = max(highest, high)
-                    if after not in following or reached < following[after][0]:
-                        then = (*(other for other in ready if other != index), *self._ready(after, self.followers[index]))
-                        following[after] = reached, behind, then, (path, index)
-            kept = sorted(following.items(), key=lambda item: (item[1][0], item[1][1], item[0]))[:_BEAM]
-            states = dict(kept)
-        (_, _, _, path), *_ = states.values()
-        return _unlinked(path)
+    def _beam(self, start: _State, count: int, first: tuple[int, ...], limit: int) -> _State | None:
+        """The end of a good order below the limit: of the sets of each size, those with the lowest peaks are followed."""
+        width = max(1, min(_BEAM, _BEAM * _WIDE // count))
+        states = [(start, first)]
+        for _ in range(count):
+            best: dict[int, tuple[_State, tuple[int, ...]]] = {}
+            for state, ready in states:
+                for then in self._tried(state, ready[-_READY:]):
+                    if then.highest < limit and (
+                        then.done not in best or then.highest < best[then.done][0].highest
+                    ):
+                        best[then.done] = then, ready
+            kept = heapq.nsmallest(
+                width, best.values(), key=lambda item: (max(item[0].highest, self._floor), item[0].alive)
+            )
+            states = [(state, self._ready(ready, state)) for state, ready in kept]
+        return states[0][0] if states else None
 
 
-def _unlinked(path: object) -> list[int]:
-    """A linked list of (path before, step) as a list."""
-    order: list[int] = []
-    while isinstance(path, tuple):
-        path, index = path
-        order.append(index)
+def _frees(
+    step: Step, sizes: Mapping[str, int], held: Collection[str], readers: Mapping[str, int]
+) -> Iterator[tuple[int, int, int]]:
+    """What a step may be the last to read: all readers as bits, bytes, and the bytes of these that its output may take over."""
+    made = sizes[step.outputs[0]] if step.outputs else 0
+    for name in dict.fromkeys(step.inputs):
+        if name not in held:
+            yield readers[name], sizes[name], min(made, sizes[name]) if name in step.in_place else 0
+
+
+def _alone(
+    order: Iterable[int], needs: Sequence[Sequence[int]], followers: Sequence[Sequence[int]]
+) -> set[int]:
+    """The steps that are the only ones that could run, when they run in this order."""
+    waiting = [len(needed) for needed in needs]
+    ready = waiting.count(0)
+    found = set()
+    for index in order:
+        if ready == 1:
+            found.add(index)
+        ready -= 1
+        for follower in followers[index]:
+            waiting[follower] -= 1
+            ready += not waiting[follower]
+    return found
+
+
+def _path(state: _State) -> list[int]:
+    """The steps that led to a state."""
+    order = []
+    while state.before is not None:
+        order.append(state.last)
+        state = state.before
     return order[::-1]

@@ -1,0 +1,181 @@
+"""Arenas: placements hold, bounds are bounds, and small ones are the smallest."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qcompiler.arena import ArenaPlan, Buffer, Overlap, plan_arena
+
+K = 16384
+# ResNet-8 of MLPerf Tiny in int8: three stages of two convolutions and a residual addition; buffers by operation.
+RESNET8 = [
+    Buffer("input", 3072, 0, 0), Buffer("conv", K, 0, 3), Buffer("conv1", K, 1, 2), Buffer("conv2", K, 2, 3), Buffer("add1", K, 3, 6),
+    Buffer("conv3", K // 2, 4, 5), Buffer("conv4", K // 2, 5, 7), Buffer("short1", K // 2, 6, 7), Buffer("add2", K // 2, 7, 10),
+    Buffer("conv5", K // 4, 8, 9), Buffer("conv6", K // 4, 9, 11), Buffer("short2", K // 4, 10, 11), Buffer("add3", K // 4, 11, 12),
+    Buffer("pool", 64, 12, 13), Buffer("dense", 10, 13, 14), Buffer("softmax", 10, 14, 14),
+]  # fmt: skip
+ADDS = [Overlap(f"add{n}", other, same=True) for n, pair in ((1, ("conv", "conv2")), (2, ("conv4", "short1")), (3, ("conv6", "short2"))) for other in pair]  # fmt: skip
+
+
+def rounded(size: int, alignment: int = 16) -> int:
+    return -(-size // alignment) * alignment
+
+
+def check(
+    plan: ArenaPlan, buffers: Sequence[Buffer], overlaps: Sequence[Overlap] = (), alignment: int = 16
+) -> None:
+    """Holds a plan to what was asked, pair by pair."""
+    licences = {frozenset((item.written, item.read)): item for item in overlaps}
+    assert set(plan.offsets) == {buffer.name for buffer in buffers}
+    for buffer in buffers:
+        assert plan.offsets[buffer.name] % alignment == 0
+        assert 0 <= plan.offsets[buffer.name] <= plan.size - rounded(buffer.size, alignment)
+    for one, other in itertools.combinations(buffers, 2):
+        start, then = plan.offsets[one.name], plan.offsets[other.name]
+        alive = one.first <= other.last and other.first <= one.last
+        meet = start < then + rounded(other.size, alignment) and then < start + rounded(one.size, alignment)
+        if not alive or not meet or not one.size or not other.size:
+            continue
+        licence = licences.get(frozenset((one.name, other.name)))
+        assert licence is not None, (one, other)
+        written, read = plan.offsets[licence.written], plan.offsets[licence.read]
+        assert (
+            (licence.same and written == read)
+            or (licence.before is not None and written + licence.before <= read)
+            or (licence.after is not None and written >= read + licence.after)
+        ), licence
+    assert plan.size >= plan.lower_bound
+    assert plan.optimal == (plan.size == plan.lower_bound)
+
+
+def test_residual_additions_in_place() -> None:
+    plan = plan_arena(RESNET8, ADDS)
+    check(plan, RESNET8, ADDS)
+    assert (plan.size, plan.optimal) == (3 * K, True)
+
+
+def test_a_convolution_over_its_own_input() -> None:
+    """Row by row it begins two rows before what it reads."""
+    overlaps = [*ADDS, Overlap("conv2", "conv1", before=1024, after=1024)]
+    plan = plan_arena(RESNET8, overlaps)
+    check(plan, RESNET8, overlaps)
+    assert (plan.size, plan.optimal) == (2 * K + 1024, True)
+
+
+def test_a_chain_swings_down_and_up() -> None:
+    """Each layer lies over the one before, alternately in front of it and behind it."""
+    buffers = [Buffer(f"b{n}", 8000, max(n - 1, 0), n) for n in range(9)]
+    overlaps = [Overlap(f"b{n + 1}", f"b{n}", before=640, after=640) for n in range(8)]
+    plan = plan_arena(buffers, overlaps)
+    check(plan, buffers, overlaps)
+    assert (plan.size, plan.optimal) == (8640, True)
+
+
+def test_first_fit_by_size_is_not_the_smallest() -> None:
+    """Five buffers of a known instance: the largest first leaves a hole that the search closes."""
+    buffers = [
+        Buffer("a", 64, 0, 1),
+        Buffer("b", 48, 1, 3),
+        Buffer("c", 48, 3, 5),
+        Buffer("d", 32, 2, 4),
+        Buffer("e", 80, 5, 6),
+        Buffer("f", 32, 0, 2),
+    ]
+    plan = plan_arena(buffers)
+    check(plan, buffers)
+    assert plan.optimal
+
+
+@pytest.mark.parametrize(
+    "buffers", [[], [Buffer("one", 1, 0, 0)], [Buffer("none", 0, 0, 3), Buffer("some", 17, 1, 2)]]
+)
+def test_next_to_nothing(buffers: list[Buffer]) -> None:
+    plan = plan_arena(buffers)
+    check(plan, buffers)
+    assert plan.size == max((rounded(buffer.size) for buffer in buffers), default=0)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "said"),
+    [
+        (Overlap("b", "nobody"), "names no buffer"),
+        (Overlap("a", "b"), "not read for the last time"),
+        (Overlap("a", "a"), "not read for the last time"),
+    ],
+)
+def test_overlaps_that_cannot_be(overlap: Overlap, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan_arena([Buffer("a", 16, 0, 3), Buffer("b", 16, 1, 2)], [overlap])
+
+
+def test_two_buffers_of_one_name() -> None:
+    with pytest.raises(ValueError, match="one name"):
+        plan_arena([Buffer("a", 16, 0, 3), Buffer("a", 16, 1, 2)])
+
+
+def test_hundreds_of_buffers_and_the_same_plan_again() -> None:
+    chance = random.Random(1)
+    buffers = []
+    for number in range(400):
+        first = chance.randrange(300)
+        buffers.append(Buffer(f"b{number}", chance.randrange(1, 5000), first, first + chance.randrange(12)))
+    plan = plan_arena(buffers)
+    check(plan, buffers)
+    assert plan.size <= 1.05 * plan.lower_bound
+    assert plan_arena(list(buffers)) == plan
+
+
+@st.composite
+def problems(draw: st.DrawFn, most: int) -> tuple[list[Buffer], list[Overlap]]:
+    """Buffers of a chain of operations with some that live longer, and overlaps between what an operation reads last and writes."""
+    buffers = []
+    for number in range(draw(st.integers(1, most))):
+        first = draw(st.integers(0, 5))
+        buffers.append(
+            Buffer(f"b{number}", draw(st.integers(0, 12)) * 16, first, first + draw(st.integers(0, 3)))
+        )
+    pairs = [
+        (one, other) for one in buffers for other in buffers if one is not other and one.first == other.last
+    ]
+    overlaps = []
+    for written, read in draw(st.lists(st.sampled_from(pairs), max_size=3, unique=True)) if pairs else ():
+        distance = st.one_of(st.none(), st.integers(0, 8).map(lambda rows: rows * 16))
+        overlaps.append(Overlap(written.name, read.name, draw(distance), draw(distance), draw(st.booleans())))
+    seen: set[frozenset[str]] = set()
+    kept = []
+    for overlap in overlaps:  # a pair is licensed in one direction
+        pair = frozenset((overlap.written, overlap.read))
+        if pair not in seen:
+            kept.append(overlap)
+            seen.add(pair)
+    return buffers, kept
+
+
+@settings(max_examples=300, deadline=None)
+@given(problems(9))
+def test_placements_hold(problem: tuple[list[Buffer], list[Overlap]]) -> None:
+    buffers, overlaps = problem
+    check(plan_arena(buffers, overlaps), buffers, overlaps)
+
+
+@settings(max_examples=120, deadline=None)
+@given(problems(4))
+def test_no_placement_is_smaller(problem: tuple[list[Buffer], list[Overlap]]) -> None:
+    """Every offset of every buffer is tried, in steps of the alignment."""
+    buffers, overlaps = problem
+    plan = plan_arena(buffers, overlaps)
+    for size in range(0, plan.size, 16):
+        places = [range(0, size - rounded(buffer.size) + 1, 16) for buffer in buffers]
+        for offsets in itertools.product(*places):
+            named = {buffer.name: offset for buffer, offset in zip(buffers, offsets, strict=True)}
+            trial = ArenaPlan(named, size, 0, size == 0)
+            with pytest.raises(AssertionError):
+                check(trial, buffers, overlaps)
+        if len(buffers) and size > 16 * 20:
+            break
