@@ -39,6 +39,8 @@ Rule = Callable[["Encoder", "Tile"], None]
 RULES: dict[str, Rule] = {}
 """Operator type of a region's first node to what encodes the region."""
 
+MOST_DIMENSIONS = 6
+"""Axes that kernels walk at most."""
 _RULE_MODULES = ("encode_linear", "encode_pointwise", "encode_pooling", "encode_movement")
 
 
@@ -93,7 +95,6 @@ def encode(graph: Graph, plan: Plan, target: Target) -> Program:
         importlib.import_module(f"{__package__}.{module}")
     layout = graph.facts.get(LAYOUT) or Layout({})
     graph = _with_fixed_shapes(graph)
-    encoder = Encoder(graph, plan, layout)
     nodes = {node.name: node for node in graph.topological()}
     kernels = {kernel.name: kernel for kernel in target.kernel}
     tiles = [
@@ -105,6 +106,7 @@ def encode(graph: Graph, plan: Plan, target: Target) -> Program:
         for region in plan.regions
     ]
     _refuse_floats(tiles, target)
+    encoder = Encoder(graph, plan, layout)
     for tile in tiles:
         encoder.encode(tile)
     return encoder.program()
@@ -344,7 +346,19 @@ class Encoder:
         ):
             self.emit(View(), (source,), (made,))
         else:
-            self.emit(StridedCopy(start, *_merged(kept)), (source,), (made,))
+            shape, strides = _merged(kept)
+            self.check_dimensions(len(shape))
+            self.emit(StridedCopy(start, shape, strides), (source,), (made,))
+
+    def check_dimensions(self, count: int) -> None:
+        """Refuses a region whose kernel would have to walk more axes than kernels do."""
+        assert self._tile is not None
+        if count > MOST_DIMENSIONS:
+            node = self._tile.anchor
+            raise TargetError(
+                f"{node.name}: {node.op} in {count} dimensions has no integer form; kernels walk {MOST_DIMENSIONS} at most. Write it as "
+                "several operators that do a part each."
+            )
 
     def viewed(self, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The tensor under another shape; constants are reshaped, for computed ones the bytes stay."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qcompiler.integer.program import Tensor
+    from qcompiler.ir.node import Node
 
 
 @rule("Conv")
@@ -165,7 +166,7 @@ class _Finish:
         if len(scales) == 1 and tile.anchor.op.startswith("Conv"):
             scales = np.repeat(scales, outputs)
         wide = x.bits > 8
-        low, high = clamp(tile, made)
+        low, high = clamp(_without_bias(tile), made)
         fields = {
             "rescale": Rescale.of(x.scale * scales / made.scale, tile.rounding, wide),
             "input_offset": -x.zero_point,
@@ -176,15 +177,31 @@ class _Finish:
         return cls(_bias(encoder, tile, x, scales, outputs, wide), fields)
 
 
+def _bias_use(tile: Tile) -> tuple[Node, int]:
+    """The node and the slot at which a region reads its bias: behind a MatMul it is added."""
+    behind = tile.nodes[1] if len(tile.nodes) > 1 else None
+    if tile.anchor.op != "MatMul" or behind is None or behind.op != "Add":
+        return tile.anchor, 2
+    return behind, next(slot for slot in (0, 1) if behind.input(slot) is not tile.anchor.output)
+
+
+def _without_bias(tile: Tile) -> Tile:
+    """The region without the addition of its bias: its first node, and the activation behind it."""
+    node, _ = _bias_use(tile)
+    return dataclasses.replace(
+        tile, nodes=tuple(item for item in tile.nodes if item is tile.anchor or item is not node)
+    )
+
+
 def _bias(encoder: Encoder, tile: Tile, x: Tensor, scales: NDArray[Any], outputs: int, wide: bool) -> Tensor:
     """The bias in units of the accumulators, int32 (int64 with wide ones); zeros where the node has none."""
-    node = tile.anchor
+    node, slot = _bias_use(tile)
     dtype = np.dtype(np.int64 if wide else np.int32)
-    given = node.input(2)
+    given = node.input(slot)
     if given is None:
         codes: NDArray[Any] = np.zeros(outputs, dtype)
     else:
-        encoding = encoder.read_encoding(node, 2)
+        encoding = encoder.read_encoding(node, slot)
         if encoding is None or encoding.format is not INT32:
             raise TargetError(
                 f"The bias {given.name!r} of {node.name} has to be int32 in the plan; it is {encoding}."

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _Axis = tuple[tuple[int, int], ...]
 """One axis of a tensor: (size, stride in elements) of its parts, outermost first. Axes that were merged have several."""
-_MOST_DIMENSIONS = 6
 
 
 class _Walk:
@@ -223,6 +222,7 @@ def pad(encoder: Encoder, tile: Tile) -> None:
         raise TargetError(f"{node.name}: Pad by a negative amount has no integer form; use Slice.")
     mode = text(node, "mode", "constant")
     if mode == "constant":
+        encoder.check_dimensions(rank)
         number = node.input(2)
         real = 0.0 if number is None or number.data is None else float(np.asarray(number.data).reshape(-1)[0])
         assert x.encoding is not None

@@ -43,6 +43,7 @@ def elementwise(encoder: Encoder, tile: Tile) -> None:
         raise TargetError(
             f"{node.name}: {node.op} of {len(node.inputs)} operands has no integer form; write it as several of two."
         )
+    encoder.check_dimensions(len(made.shape))
     a, b = (_spread(encoder, node, slot, made) for slot in (0, 1))
     low, high = clamp(tile, made)
     common = {

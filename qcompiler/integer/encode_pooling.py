@@ -44,7 +44,7 @@ def pool(encoder: Encoder, tile: Tile) -> None:
         return
     window = _window(node, x, made, taps, whole=whole)
     if average and node.attributes.get("count_include_pad", 0) and any(window.pads):
-        x, window = _padded(encoder, x, window)
+        x, window = _padded(encoder, node, x, window)
     written = (
         made
         if x.encoding == made.encoding
@@ -77,14 +77,16 @@ def _open(x: Tensor) -> tuple[int, int]:
     return x.encoding.least_code, int(x.encoding.format.maximum)
 
 
-def _padded(encoder: Encoder, x: Tensor, window: Window) -> tuple[Tensor, Window]:
-    """The image with its padding written out, where padding counts in means."""
-    top, left, bottom, right = window.pads
+def _padded(encoder: Encoder, node: Node, x: Tensor, window: Window) -> tuple[Tensor, Window]:
+    """The image with its padding written out, where padding counts in means; what windows reach beyond that does not."""
+    asked = Window.of(node, tuple(int(size) for size in node.attributes["kernel_shape"])).pads
+    top, left, bottom, right = (min(pair) for pair in zip(asked, window.pads, strict=True))
     before, after = (0, top, left, 0), (0, bottom, right, 0)
     shape = tuple(size + ahead + behind for size, ahead, behind in zip(x.shape, before, after, strict=True))
     made = dataclasses.replace(x, name=encoder.unique(f"{x.name}.padded"), shape=shape, value="", order=())
     encoder.emit(Padding(before, after, x.zero_point), (x,), (made,))
-    return made, dataclasses.replace(window, pads=(0, 0, 0, 0))
+    beyond = (0, 0, window.pads[2] - bottom, window.pads[3] - right)
+    return made, dataclasses.replace(window, pads=beyond)
 
 
 def _mean(encoder: Encoder, tile: Tile, x: Tensor, made: Tensor, outer: int, count: int, inner: int) -> None:
@@ -186,20 +188,24 @@ def _scales(node: Node, x: Tensor, made: Tensor) -> tuple[float, float]:
 def _positions(
     node: Node, size: int, made: int, scale: float
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """For each output position the inputs below and above, and the weight of the latter in 1/1024."""
-    index = np.arange(made, dtype=np.float64)
+    """For each output position the inputs below and above, and the weight of the latter in 1/1024.
+
+    In float32, as onnxruntime computes positions: others round to another input where a position is nearly half between two.
+    """
+    index, factor = np.arange(made, dtype=np.float32), np.float32(scale)
     how = text(node, "coordinate_transformation_mode", "half_pixel")
-    half = (index + 0.5) / scale - 0.5
+    half = (index + np.float32(0.5)) / factor - np.float32(0.5)
     if how == "half_pixel":
         place = half
     elif how == "asymmetric":
-        place = index / scale
+        place = index / factor
     elif how == "align_corners":
-        place = index * (size - 1) / (made - 1) if made > 1 else np.zeros(1)
+        place = index * np.float32(size - 1) / np.float32(made - 1) if made > 1 else np.zeros(1, np.float32)
     elif how == "pytorch_half_pixel":
-        place = half if made > 1 else np.zeros(1)
+        place = half if made > 1 else np.zeros(1, np.float32)
     elif how == "half_pixel_symmetric":
-        place = size / 2 * (1 - made / (scale * size)) + half
+        moved = np.float32(size / 2) * (1 - np.float32(made) / (factor * np.float32(size)))
+        place = (float(moved) + (index + 0.5) / float(factor) - 0.5).astype(np.float32)
     else:
         raise TargetError(
             f"{node.name}: Resize with coordinate_transformation_mode {how} has no integer form."

@@ -9,7 +9,7 @@ import numpy as np
 from qcompiler.errors import TargetError
 from qcompiler.integer.encode import encode
 from qcompiler.integer.evaluate import quantize_inputs, run
-from qcompiler.integer.session import ProgramSession
+from qcompiler.integer.session import ProgramSession, samples_each
 from qcompiler.ir.plan import PLANNED
 from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets.cmsis_nn.c_text import comment
@@ -134,7 +134,7 @@ def recorded(program: Program, data: DataSource | None, count: int, most_bytes: 
             for tensor in program.inputs
         }
     else:
-        inputs = quantize_inputs(program, _first(data, count))
+        inputs = quantize_inputs(program, _first(data, count * samples_each(program)))
         count = min(count, *(len(array) for array in inputs.values()))
     outputs = run(program, inputs)
     return [

@@ -13,6 +13,7 @@ import numpy as np
 
 from qcompiler.errors import TargetError
 from qcompiler.integer.evaluate import quantize_inputs, run
+from qcompiler.integer.session import samples_each
 from qcompiler.lowering import Verification, VerifyJob
 from qcompiler.targets.cmsis_nn import emulator, host
 from qcompiler.targets.cmsis_nn.boards import BOARDS
@@ -121,7 +122,7 @@ def _inputs(job: VerifyJob, program: Program) -> Iterator[dict[str, NDArray[Any]
             for place, tensor in enumerate(program.inputs)
         }
         return
-    for feeds in job.data.batches(64):
+    for feeds in job.data.batches(64 * samples_each(program)):
         yield quantize_inputs(program, feeds)
 
 
