@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -301,8 +302,9 @@ def test_verification_finds_a_wrong_constant(tmp_path: Path) -> None:
     made = project(tmp_path / "demo", MODEL, samples=CALIBRATION)
     data = made.folder / "model_data.c"
     text = data.read_text()
-    first = text.index("{") + 1
-    data.write_text(f"{text[:first]} 100 +{text[first:]}" if text[first:].strip()[0] != "-" else f"{text[:first]} 100{text[first:]}")
+    array = re.search(r"const int32_t \w*bias\w*\[\d+\] MODEL_FLASH = \{\n  ", text)
+    assert array is not None
+    data.write_text(f"{text[: array.end()]}100000 + {text[array.end() :]}")
     with pytest.raises((AssertionError, TargetError)):
         check(made)
 
