@@ -20,7 +20,7 @@ _BEAM = 24
 """Sets of each size that are kept; fewer where more than `_WIDE` steps lie between two divisions."""
 _WIDE = 400
 _READY = 32
-"""Ready steps that are tried out after a set that is kept, those that became ready last."""
+"""Ready steps that are tried out after a set that is kept, those that became ready first and last."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,9 @@ class _Problem:
         for _ in range(count):
             best: dict[int, tuple[_State, tuple[int, ...]]] = {}
             for state, ready in states:
-                for then in self._tried(state, ready[-_READY:]):
+                for then in self._tried(
+                    state, ready if len(ready) <= _READY else ready[: _READY // 2] + ready[-_READY // 2 :]
+                ):
                     if then.highest < limit and (
                         then.done not in best or then.highest < best[then.done][0].highest
                     ):

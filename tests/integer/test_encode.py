@@ -120,7 +120,11 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("activation", ["", "Relu"])
 def test_convolutions(case: str, prefer: str, activation: str) -> None:
     attributes, image, filters = CONVOLUTIONS[case]
-    ends = f"c = Conv<{attributes}>(x, w, b) y = {activation}(c)" if activation else f"y = Conv<{attributes}>(x, w, b)"
+    ends = (
+        f"c = Conv<{attributes}>(x, w, b) y = {activation}(c)"
+        if activation
+        else f"y = Conv<{attributes}>(x, w, b)"
+    )
     text = f"(float[n,{','.join(map(str, image))}] x) => (float[] y) {{ {ends} }}"
     if prefer and "group=2" in attributes:
         return  # the target has no such kernel
@@ -199,9 +203,7 @@ SHAPES = [
 @pytest.mark.parametrize("shapes", SHAPES)
 def test_two_tensors(op: str, shapes: tuple[tuple[int, ...], ...], prefer: str) -> None:
     a, b = (",".join(map(str, shape)) for shape in shapes)
-    made = encoded(
-        f"(float[n,{a}] a, float[n,{b}] b) => (float[] y) {{ y = {op}(a, b) }}", prefer=prefer
-    )
+    made = encoded(f"(float[n,{a}] a, float[n,{b}] b) => (float[] y) {{ y = {op}(a, b) }}", prefer=prefer)
     check(made, 2 if prefer else 1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shutil
 import subprocess
@@ -42,7 +41,9 @@ from qcompiler.targets.cmsis_nn.project import vectors_file
 from qcompiler.targets.cmsis_nn.verify import emulate
 
 with_compiler = pytest.mark.skipif(host.compiler() is None, reason="there is no C compiler")
-with_emulator = pytest.mark.skipif(bool(emulator.missing_tools()), reason="the tools of the emulator are missing")
+with_emulator = pytest.mark.skipif(
+    bool(emulator.missing_tools()), reason="the tools of the emulator are missing"
+)
 
 DEMO_RAM = 5000
 
@@ -106,11 +107,17 @@ def sliced(made: Project) -> bool:
 
 @with_compiler
 @pytest.mark.parametrize(
-    ("prefer", "bits"), [((), {8}), (("a8w4",), {4, 8}), (("a16w8", "a16"), {8, 16})], ids=["a8w8", "a8w4", "a16w8"]
+    ("prefer", "bits"),
+    [((), {8}), (("a8w4",), {4, 8}), (("a16w8", "a16"), {8, 16})],
+    ids=["a8w8", "a8w4", "a16w8"],
 )
 def test_the_demo(tmp_path: Path, prefer: tuple[str, ...], bits: set[int]) -> None:
     made = project(tmp_path / "demo", MODEL, samples=CALIBRATION, prefer=prefer)
-    used = {tensor.bits for operation in made.program.operations for tensor in (operation.inputs[:2] + operation.outputs)}
+    used = {
+        tensor.bits
+        for operation in made.program.operations
+        for tensor in (operation.inputs[:2] + operation.outputs)
+    }
     assert used == bits
     check(made)
 
@@ -122,7 +129,11 @@ def test_slices_of_rows(tmp_path: Path, prefer: tuple[str, ...]) -> None:
     text = """(float[n,2,24,20] x) => (float[n,4] y) {
         a = Conv<pads=[1,1,1,1]>(x, v) b = Relu(a) c = Conv<pads=[2,1,2,1], dilations=[2,1], strides=[1,2]>(b, w)
         d = Conv<group=6, pads=[1,0,1,2]>(c, u) e = GlobalAveragePool(d) y = Flatten(e) }"""
-    constants = {"v": normal(6, 2, 3, 3), "w": normal(6, 6, 3, 3), "u": normal(6, 1, 3, 3), }
+    constants = {
+        "v": normal(6, 2, 3, 3),
+        "w": normal(6, 6, 3, 3),
+        "u": normal(6, 1, 3, 3),
+    }
     graph = graph_of(text.replace("float[n,4] y", "float[n,6] y"), constants)
     whole = project(tmp_path / "whole", graph, prefer=prefer)
     tight = project(tmp_path / "tight", graph, prefer=prefer, max_ram=1)
@@ -167,7 +178,9 @@ def test_movement_and_broadcasts(tmp_path: Path, prefer: tuple[str, ...]) -> Non
         "pads": np.array([0, 1, 1, 1, 0, 0, 2, 0]), "number": np.float32(0.3), "repeats": np.array([1, 2, 1, 2]),
         "at": np.array([[3, 0], [-1, 1]]), "shape": np.array([0, 2, 3, -1])[[0, 1, 2, 3]], "column": normal(3, 1),
     }  # fmt: skip
-    text = MOVES.replace("MatMul(h, h)", "MatMul(h, u)").replace("i = Sub", "u = Transpose<perm=[0,1,3,2]>(x) i = Sub")
+    text = MOVES.replace("MatMul(h, h)", "MatMul(h, u)").replace(
+        "i = Sub", "u = Transpose<perm=[0,1,3,2]>(x) i = Sub"
+    )
     check(project(tmp_path / "model", graph_of(text, constants), prefer=prefer))
 
 
@@ -177,7 +190,9 @@ def test_a_fixed_batch_and_a_plain_input_as_output(tmp_path: Path) -> None:
     check(project(tmp_path / "model", graph, samples={"x": normal(6, 2, 5, 5)}))
 
 
-def random_network(folder: Path, graph: Graph, seed: int, prefer: tuple[str, ...], max_ram: int | None) -> None:
+def random_network(
+    folder: Path, graph: Graph, seed: int, prefer: tuple[str, ...], max_ram: int | None
+) -> None:
     samples = samples_for(graph, 4, seed)
     try:
         made = project(folder / "model", graph, samples=samples, prefer=prefer, max_ram=max_ram)
@@ -271,7 +286,11 @@ def test_too_little_memory_is_told_with_the_peak(tmp_path: Path) -> None:
     result = qc.compile(MODEL, "cmsis-nn", CALIBRATION, output=tmp_path / "demo", max_ram=100)
     assert not result.within_budget
     (unmet,) = result.report["budget"]["unmet"]
-    arena = result.report["artifact"]["details"]["arena"] if "details" in result.report.get("artifact", {}) else None
+    arena = (
+        result.report["artifact"]["details"]["arena"]
+        if "details" in result.report.get("artifact", {})
+        else None
+    )
     assert "--max-ram allows 100 bytes" in unmet
     assert "Most is alive during" in unmet
     assert arena is None or f"{arena['bytes']:,}" in unmet
@@ -294,7 +313,10 @@ def test_a_wrong_path_of_the_library_is_told(tmp_path: Path, monkeypatch: pytest
     result = qc.compile(MODEL, "cmsis-nn", CALIBRATION, output=tmp_path / "demo")
     assert result.verification is not None
     assert not result.verification.passed
-    assert f"CMSIS_NN_PATH is {tmp_path}, where there is no Include/arm_nnfunctions.h" in result.verification.summary
+    assert (
+        f"CMSIS_NN_PATH is {tmp_path}, where there is no Include/arm_nnfunctions.h"
+        in result.verification.summary
+    )
 
 
 @with_compiler
