@@ -128,7 +128,8 @@ def _buffers(
         for tensor in operation.outputs:
             first[root[tensor.name].name] = last[root[tensor.name].name] = index
     end = max(len(operations) - 1, 0)
-    last.update({root[tensor.name].name: end for tensor in program.outputs})
+    kept = {root[tensor.name].name for tensor in program.outputs}
+    last.update(dict.fromkeys(kept, end))
     sizes = {tensor.name: tensor.bytes for tensor in root.values()}
     buffers = [Buffer(name, sizes[name], first[name], last[name]) for name in first]
     overlaps = []
@@ -141,7 +142,7 @@ def _buffers(
             if tensor.data is not None:
                 continue
             read = root[tensor.name].name
-            if read == made or last[read] != index or first[made] != index:
+            if read == made or read in kept or last[read] != index or first[made] != index:
                 continue
             runs = slot == 0 and _computed(operation, root).count(read) == 1
             before, after = (needs.before, needs.after) if runs else (None, None)
