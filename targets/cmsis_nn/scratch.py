@@ -63,9 +63,11 @@ def convolution(operation: Operation, path: Path) -> Function:
         direct = 8 * _up(taps, 8) if path == "mve" else 4 * taps
     if work.upscale != (1, 1):
         return Function("arm_convolve_s8", direct)
-    single = (height, width) == (1, 1) and work.pads[:2] == (0, 0) and work.dilations == (1, 1)
-    if single and kind != "s16" and work.groups == 1 and not any(work.pads):
-        return Function(f"arm_convolve_wrapper_{kind}", 0)
+    if (height, width) == (1, 1) and work.pads[:2] == (0, 0) and work.groups == 1 and kind != "s16":
+        if any(work.pads):  # the wrapper's kernels for single taps go by the size of the input
+            return Function(f"arm_convolve_{kind}", direct)
+        if work.dilations == (1, 1):
+            return Function(f"arm_convolve_wrapper_{kind}", 0)
     if path == "mve" and height == 1 and x.shape[1] == 1 and kind != "s16":
         # Their kernel for single rows fails or is wrong for some paddings.
         return Function("arm_convolve_s8" if kind == "s8" else "arm_convolve_s4", direct)
@@ -79,18 +81,17 @@ def depthwise(operation: Operation, path: Path) -> Function:
     _, height, width, channels = filters.shape
     area = height * width
     kind = "s16" if x.bits == 16 else "s4" if filters.bits == 4 else "s8"
-    plain = work.multiplier == 1 and x.shape[0] == 1 and work.dilations == (1, 1)
+    simple = work.multiplier == 1 and work.dilations == (1, 1)
+    plain = simple and x.shape[0] == 1
     wrapper = f"arm_depthwise_conv_wrapper_{kind}"
+    if kind == "s16":
+        fast = {"c": 0, "dsp": 2 * channels * area, "mve": 8 * channels * area + 8}[path]
+        return Function(wrapper, fast if simple and area < 512 else 0)
     if not plain:
         return Function(wrapper)
     optimised = {"c": 0, "dsp": 2 * channels * area, "mve": 4 * _MVE_COLUMNS * area}[path]
     if kind == "s4":
         return Function(wrapper, 4 * _MVE_COLUMNS * area if path == "mve" else 2 * channels * area)
-    if kind == "s16":
-        fast = area < 512
-        return Function(
-            wrapper, {"c": 0, "dsp": 2 * channels * area, "mve": 8 * channels * area + 8}[path] if fast else 0
-        )
     small = (height, width) == (3, 3) and work.pads[0] <= 1 and work.pads[1] <= 1
     if path != "mve" and small:
         right = (operation.output.shape[2] - 1) * work.strides[1] - work.pads[1] + 3 - x.shape[2]
