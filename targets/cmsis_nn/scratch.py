@@ -63,8 +63,9 @@ def convolution(operation: Operation, path: Path) -> Function:
         direct = 8 * _up(taps, 8) if path == "mve" else 4 * taps
     if work.upscale != (1, 1):
         return Function("arm_convolve_s8", direct)
-    if (height, width) == (1, 1) and work.pads[:2] == (0, 0) and work.groups == 1 and kind != "s16":
-        if any(work.pads):  # the wrapper's kernels for single taps go by the size of the input
+    if (height, width) == (1, 1) and work.groups == 1 and kind != "s16":
+        # The wrapper's kernels for single taps go by the size of the input, also for slices without rows of padding.
+        if any(work.pads):
             return Function(f"arm_convolve_{kind}", direct)
         if work.dilations == (1, 1):
             return Function(f"arm_convolve_wrapper_{kind}", 0)
@@ -92,11 +93,11 @@ def depthwise(operation: Operation, path: Path) -> Function:
     optimised = {"c": 0, "dsp": 2 * channels * area, "mve": 4 * _MVE_COLUMNS * area}[path]
     if kind == "s4":
         return Function(wrapper, 4 * _MVE_COLUMNS * area if path == "mve" else 2 * channels * area)
-    small = (height, width) == (3, 3) and work.pads[0] <= 1 and work.pads[1] <= 1
+    small = (height, width) == (3, 3) and work.pads[1] <= 1  # slices have fewer rows of padding, or none
     if path != "mve" and small:
         right = (operation.output.shape[2] - 1) * work.strides[1] - work.pads[1] + 3 - x.shape[2]
         if right < 2:
-            return Function(wrapper)
+            return Function(wrapper, 0 if work.pads[0] <= 1 else optimised)
         # Their 3x3 kernel reads past the row where two columns of padding follow.
         return Function("arm_depthwise_conv_s8_opt" if path == "dsp" else "arm_depthwise_conv_s8", optimised)
     return Function(wrapper, optimised)
