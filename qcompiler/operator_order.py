@@ -10,15 +10,15 @@ promising ones of each size are kept.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 _EXPLORED = 60_000
 """Steps tried out while sets between two divisions are explored best first, and five times as many for all of them."""
-_BEAM = 24
-"""Sets of each size that are kept; fewer where more than `_WIDE` steps lie between two divisions."""
-_WIDE = 400
+_BEAM = 32
+"""Sets of each size that are kept otherwise; fewer where more than `_LONG` steps lie between two divisions."""
+_LONG = 1250
 _READY = 32
 """Ready steps that are tried out after a set that is kept, those that became ready first and last."""
 
@@ -172,7 +172,18 @@ class _Problem:
         """The end of the best order of a part; None if none below the limit was found."""
         first = tuple(index for index in part if not self._needed[index] & ~start.done)
         found, certain = self._best_first(start, len(part), first, limit)
-        return found if certain else self._beam(start, len(part), first, limit)
+        if certain:
+            return found
+        # What leaves least alive has the best prospects to stay below the limit; if it does, perhaps a lower peak does, too.
+        keys: tuple[Callable[[_State], tuple[int, int]], ...] = (
+            lambda state: (state.alive, state.highest),
+            lambda state: (max(state.highest, self._floor), state.alive),
+        )
+        for key in keys:
+            end = self._beam(start, len(part), first, limit, key)
+            if end is not None:
+                found, limit = end, end.highest
+        return found
 
     def _tried(self, state: _State, ready: Sequence[int]) -> list[_State]:
         """What is left behind after each of some steps; after one only, where running that first can do no harm.
@@ -224,23 +235,27 @@ class _Problem:
         self._budget += budget
         return None, True
 
-    def _beam(self, start: _State, count: int, first: tuple[int, ...], limit: int) -> _State | None:
-        """The end of a good order below the limit: of the sets of each size, those with the lowest peaks are followed."""
-        width = max(1, min(_BEAM, _BEAM * _WIDE // count))
+    def _beam(
+        self,
+        start: _State,
+        count: int,
+        first: tuple[int, ...],
+        limit: int,
+        key: Callable[[_State], tuple[int, int]],
+    ) -> _State | None:
+        """The end of a good order below the limit: of the sets of each size, those of the least keys are followed."""
+        width = max(1, min(_BEAM, _BEAM * _LONG // count))
         states = [(start, first)]
         for _ in range(count):
             best: dict[int, tuple[_State, tuple[int, ...]]] = {}
             for state, ready in states:
-                for then in self._tried(
-                    state, ready if len(ready) <= _READY else ready[: _READY // 2] + ready[-_READY // 2 :]
-                ):
+                few = ready if len(ready) <= _READY else ready[: _READY // 2] + ready[-_READY // 2 :]
+                for then in self._tried(state, few):
                     if then.highest < limit and (
                         then.done not in best or then.highest < best[then.done][0].highest
                     ):
                         best[then.done] = then, ready
-            kept = heapq.nsmallest(
-                width, best.values(), key=lambda item: (max(item[0].highest, self._floor), item[0].alive)
-            )
+            kept = heapq.nsmallest(width, best.values(), key=lambda item: key(item[0]))
             states = [(state, self._ready(ready, state)) for state, ready in kept]
         return states[0][0] if states else None
 

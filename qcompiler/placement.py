@@ -105,6 +105,7 @@ def items_of(buffers: Sequence[Buffer], overlaps: Sequence[Overlap], alignment: 
                 items[index].rivals.append(other)
                 items[other].rivals.append(index)
         live.append(index)
+    running: dict[int, set[Overlap]] = {}
     for overlap in overlaps:
         if overlap.written not in number or overlap.read not in number:
             raise ValueError(f"the overlap of {overlap.written} and {overlap.read} names no buffer")
@@ -113,12 +114,19 @@ def items_of(buffers: Sequence[Buffer], overlaps: Sequence[Overlap], alignment: 
             raise ValueError(
                 f"{overlap.read} is not read for the last time where {overlap.written} is written first"
             )
+        if overlap.before is not None or overlap.after is not None:
+            running.setdefault(items[read].last, set()).add(overlap)
         before, after = (
             None if given is None else -(-max(given, 0) // alignment) * alignment
             for given in (overlap.before, overlap.after)
         )
         items[written].reads.append(Licence(read, before, after, overlap.same))
         items[read].written.append(Licence(written, before, after, overlap.same))
+    for operation, together in running.items():
+        upwards = any(overlap.before is not None for overlap in together)
+        downwards = any(overlap.after is not None for overlap in together)
+        if len(together) > 1 and upwards and downwards:
+            raise ValueError(f"overlaps want operation {operation} to run upwards and downwards at once")
     return items
 
 

@@ -98,7 +98,7 @@ def test_the_best_order_is_found(graph: tuple[list[Step], dict[str, int], set[st
     assert counted == least
 
 
-def test_large_graphs_are_ordered_and_no_worse() -> None:
+def test_large_graphs_get_better() -> None:
     chance = random.Random(3)
     steps, sizes = [], {"x": 50}
     names = ["x"]
@@ -111,4 +111,4 @@ def test_large_graphs_are_ordered_and_no_worse() -> None:
     kept = {name for name in names if name not in read}
     order = ordered(steps, sizes, kept)
     assert sorted(order) == list(range(len(steps)))
-    assert peak(steps, sizes, kept, order) <= peak(steps, sizes, kept)
+    assert peak(steps, sizes, kept, order) < peak(steps, sizes, kept)
