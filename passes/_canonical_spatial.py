@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 _POOLS = ("AveragePool", "MaxPool")
 
 
-def _text(attribute: Any) -> str:
-    return attribute.decode() if isinstance(attribute, bytes) else str(attribute)
-
-
 def _kernel(node: Node) -> list[int] | None:
     """The kernel's spatial sizes, stated or read off the weight."""
     if "kernel_shape" in node.attributes:
@@ -69,7 +65,7 @@ class StateAttributes(NodeRule):
         return changes
 
     def _padding(self, node: Node, kernel: list[int]) -> dict[str, Any]:
-        auto = _text(node.attributes.get("auto_pad", "NOTSET"))
+        auto = node.text("auto_pad", "NOTSET")
         if auto in ("NOTSET", ""):
             changes: dict[str, Any] = {"auto_pad": None} if "auto_pad" in node.attributes else {}
             return changes if "pads" in node.attributes else changes | {"pads": [0] * 2 * len(kernel)}
@@ -103,7 +99,7 @@ def same_pads(node: Node, kernel: list[int], shape: Shape | None) -> list[int] |
         else:
             return None
         less, more = total // 2, total - total // 2
-        upper = _text(node.attributes["auto_pad"]) == "SAME_UPPER"
+        upper = node.text("auto_pad", "NOTSET") == "SAME_UPPER"
         begins.append(less if upper else more)
         ends.append(more if upper else less)
     return begins + ends
@@ -173,12 +169,7 @@ class FoldPad(NodeRule):
 def _spatial_pads(pad: Node) -> list[int] | None:
     """The pads of a constant-mode Pad that leaves batch and channels alone and cuts nothing off, begins first."""
     source, pads = pad.input(0), integers(pad, 1)
-    if (
-        _text(pad.attributes.get("mode", "constant")) != "constant"
-        or pads is None
-        or source is None
-        or not is_float(source)
-    ):
+    if pad.text("mode", "constant") != "constant" or pads is None or source is None or not is_float(source):
         return None
     axes = integers(pad, 3)
     if axes is None:

@@ -9,6 +9,7 @@ from qcompiler.errors import OptionError, suggest
 
 if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph
+    from qcompiler.ir.node import Shape
 
 
 def fix_dimensions(graph: Graph, sizes: Mapping[str, int]) -> None:
@@ -40,15 +41,28 @@ def fix_dimensions(graph: Graph, sizes: Mapping[str, int]) -> None:
             )
         if size < 1:
             raise OptionError(f"--dimension {name}={size}: a size is 1 at least.")
-    for value in graph.inputs:
-        value.shape = (
-            None
-            if value.shape is None
-            else tuple(
+    set_input_shapes(
+        graph,
+        {
+            value.name: tuple(
                 dim if isinstance(dim, int) else sizes.get(f"{value.name}:{axis}", sizes.get(str(dim), dim))
                 for axis, dim in enumerate(value.shape)
             )
-        )
+            for value in graph.inputs
+            if value.shape is not None
+        },
+    )
+
+
+def set_input_shapes(graph: Graph, shapes: Mapping[str, Shape]) -> None:
+    """Gives inputs other shapes, and forgets those of everything computed, which inference has to find anew.
+
+    Args:
+        graph: The graph.
+        shapes: By the input's name; inputs that are left out keep theirs.
+    """
+    for value in graph.inputs:
+        value.shape = shapes.get(value.name, value.shape)
     for node in graph.topological():
         for made in node.outputs:
             if made is not None:

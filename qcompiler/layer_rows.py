@@ -141,8 +141,7 @@ class Layer:
         self, size: tuple[int, ...], out: tuple[int, ...], strides: list[int], spans: list[int]
     ) -> list[tuple[int, int]]:
         rank, given = len(size), self.node.attributes.get("pads")
-        auto = self.node.attributes.get("auto_pad", b"NOTSET")
-        auto = auto.decode() if isinstance(auto, bytes) else auto
+        auto = self.node.text("auto_pad", "NOTSET")
         if not auto.startswith("SAME"):
             ends = list(given) if given and auto == "NOTSET" else [0] * 2 * rank
             return [(max(ends[axis], 0), max(ends[rank + axis], 0)) for axis in range(rank)]

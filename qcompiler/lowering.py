@@ -1,8 +1,9 @@
 """The contract of a target's two optional modules.
 
-`lower.py` has `lower(job: LowerJob) -> Lowered`: it consumes graph and plan, decides no precision, and writes the target's files. Where the artifact is no ONNX file, `executor(graph, plan, target) -> Runnable` computes the same to the bit, and is measured in
-its place. `verify.py` has `verify(job) -> Verification`: it runs or builds what was written in the
-best real consumer that is installed, and compares.
+`lower.py` has `lower(job: LowerJob) -> Lowered`: it consumes graph and plan, decides no precision, and writes the target's
+files. Where the artifact is no ONNX file, `executor(graph, plan, target) -> Runnable` computes the same to the bit, and is
+measured in its place. `verify.py` has `verify(job) -> Verification`: it runs or builds what was written in the best real consumer
+that is installed, and compares.
 """
 
 from __future__ import annotations

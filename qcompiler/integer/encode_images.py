@@ -9,7 +9,7 @@ from qcompiler.errors import TargetError
 from qcompiler.layout import channels_last
 
 if TYPE_CHECKING:
-    from qcompiler.integer.encode import Encoder, Tile
+    from qcompiler.integer.encoder import Encoder, Tile
     from qcompiler.integer.program import Tensor
     from qcompiler.ir.node import Node, Value
 

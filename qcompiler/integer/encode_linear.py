@@ -9,8 +9,8 @@ import numpy as np
 
 from qcompiler.errors import TargetError
 from qcompiler.fixed_point import Rescale
-from qcompiler.integer.encode import INT32, Encoder, Tile, clamp, rule
 from qcompiler.integer.encode_images import Window, image_target, read_image
+from qcompiler.integer.encoder import INT32, Encoder, Tile, clamp, rule
 from qcompiler.integer.operations import (
     Convolution,
     DepthwiseConvolution,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.errors import TargetError
-from qcompiler.integer.encode import Encoder, Tile, contiguous, rule, text
+from qcompiler.integer.encoder import Encoder, Tile, contiguous, numbers, rule
 from qcompiler.integer.operations import Concatenation, Gather, Padding
 
 if TYPE_CHECKING:
     from qcompiler.integer.program import Tensor
-    from qcompiler.ir.node import Node, Value
+    from qcompiler.ir.node import Value
 
 _Axis = tuple[tuple[int, int], ...]
 """One axis of a tensor: (size, stride in elements) of its parts, outermost first. Axes that were merged have several."""
@@ -68,22 +68,6 @@ def _move(encoder: Encoder, tile: Tile, source: Tensor, walk: _Walk, value: Valu
     )
 
 
-def _numbers(node: Node, slot: int) -> list[int] | None:
-    """The integers of a constant operand; None where it is left out.
-
-    Raises:
-        TargetError: It is computed.
-    """
-    value = node.input(slot)
-    if value is None:
-        return None
-    if value.data is None:
-        raise TargetError(
-            f"{node.name}: {node.op} by the computed {value.name!r} has no integer form; it has to be constant."
-        )
-    return [int(item) for item in np.asarray(value.data).reshape(-1).tolist()]
-
-
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout")
 def reshape(encoder: Encoder, tile: Tile) -> None:
     """Another shape for the same elements in the order of the value's own axes."""
@@ -111,9 +95,9 @@ def cut(encoder: Encoder, tile: Tile) -> None:
     node = tile.anchor
     source = encoder.read(node, 0)
     walk = _Walk.through(source)
-    starts, ends = _numbers(node, 1) or [], _numbers(node, 2) or []
-    axes = _numbers(node, 3) or list(range(len(starts)))
-    steps = _numbers(node, 4) or [1] * len(starts)
+    starts, ends = numbers(node, 1) or [], numbers(node, 2) or []
+    axes = numbers(node, 3) or list(range(len(starts)))
+    steps = numbers(node, 4) or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         ((size, stride),) = walk.axes[axis]
         chosen = range(size)[slice(start, None if step < 0 and end < -size else end, step)]
@@ -158,7 +142,7 @@ def tile_up(encoder: Encoder, tile: Tile) -> None:
     """Tile: every axis is repeated as a whole."""
     source = encoder.read(tile.anchor, 0)
     walk = _Walk.through(source)
-    repeats = _numbers(tile.anchor, 1) or []
+    repeats = numbers(tile.anchor, 1) or []
     axes = [
         ((count, 0), *axis) if count > 1 else axis for count, axis in zip(repeats, walk.axes, strict=True)
     ]
@@ -179,7 +163,7 @@ def blocks(encoder: Encoder, tile: Tile) -> None:
     else:
         ((size, stride),) = depth
         deep = shape[1]
-        if text(node, "mode", "DCR") == "DCR":
+        if node.text("mode", "DCR") == "DCR":
             inner = [(block, stride * deep * block), (block, stride * deep), (deep, stride)]
             made = batch, (inner[2],), (*rows, inner[0]), (*columns, inner[1])
         else:
@@ -215,12 +199,12 @@ def pad(encoder: Encoder, tile: Tile) -> None:
     made = encoder.result(tile.result)
     x = encoder.read(node, 0, made.order)
     rank = len(made.order)
-    pads, axes = _numbers(node, 1) or [], _numbers(node, 3) or list(range(rank))
+    pads, axes = numbers(node, 1) or [], numbers(node, 3) or list(range(rank))
     amounts = {axis % rank: (pads[i], pads[i + len(axes)]) for i, axis in enumerate(axes)}
     around = [amounts.get(axis, (0, 0)) for axis in made.order]
     if any(amount < 0 for pair in around for amount in pair):
         raise TargetError(f"{node.name}: Pad by a negative amount has no integer form; use Slice.")
-    mode = text(node, "mode", "constant")
+    mode = node.text("mode", "constant")
     if mode == "constant":
         encoder.check_dimensions(rank)
         number = node.input(2)

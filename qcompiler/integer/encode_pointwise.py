@@ -9,7 +9,7 @@ import numpy as np
 from qcompiler import ops
 from qcompiler.errors import TargetError
 from qcompiler.fixed_point import Rescale, quantized_multiplier
-from qcompiler.integer.encode import Encoder, Order, Tile, clamp, rule
+from qcompiler.integer.encoder import Encoder, Tile, clamp, rule
 from qcompiler.integer.operations import (
     Addition,
     Extremum,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from qcompiler.integer.program import Tensor
     from qcompiler.ir.node import Node
+    from qcompiler.layout import Order
 
 _SHIFT_LEFT = {8: 20, 16: 15}
 """Bits that the operands of an addition are shifted up before they are scaled (TensorFlow Lite)."""

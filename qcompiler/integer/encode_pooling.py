@@ -10,8 +10,8 @@ import numpy as np
 
 from qcompiler.errors import TargetError
 from qcompiler.fixed_point import Rescale
-from qcompiler.integer.encode import Encoder, Order, Tile, clamp, rule, text
 from qcompiler.integer.encode_images import Window, image_target, read_image
+from qcompiler.integer.encoder import Encoder, Tile, clamp, ends, rule
 from qcompiler.integer.operations import ArgMax, Mean, Padding, Pool, Requantization, Resize
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from qcompiler.integer.program import Tensor
     from qcompiler.ir.node import Node
+    from qcompiler.layout import Order
 
 
 @rule("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool")
@@ -52,7 +53,8 @@ def pool(encoder: Encoder, tile: Tile) -> None:
             made, name=encoder.unique(f"{made.name}.pooled"), encoding=x.encoding, value=""
         )
     )
-    low, high = clamp(tile, made) if written is made else _open(x)
+    assert x.encoding is not None
+    low, high = clamp(tile, made) if written is made else ends(x.encoding)
     work = Pool(average, (taps[0], taps[1]), window.strides, window.pads, low, high)
     encoder.emit(work, (x,), (written,))
     if written is not made:
@@ -70,11 +72,6 @@ def _window(node: Node, x: Tensor, made: Tensor, taps: Sequence[int], *, whole: 
     if window.dilations != (1, 1):
         raise TargetError(f"{node.name}: pools with dilations have no integer form.")
     return window
-
-
-def _open(x: Tensor) -> tuple[int, int]:
-    assert x.encoding is not None
-    return x.encoding.least_code, int(x.encoding.format.maximum)
 
 
 def _padded(encoder: Encoder, node: Node, x: Tensor, window: Window) -> tuple[Tensor, Window]:
@@ -161,7 +158,7 @@ def resize(encoder: Encoder, tile: Tile) -> None:
     """Resizing of rows and columns, nearest or linear, with the positions computed ahead of time (ONNX Resize-19)."""
     node = tile.anchor
     x, made = read_image(encoder, tile), image_target(encoder, tile)
-    mode = text(node, "mode", "nearest")
+    mode = node.text("mode", "nearest")
     refused = [name for name in ("antialias", "exclude_outside") if node.attributes.get(name, 0)]
     if mode not in ("nearest", "linear") or refused or x.shape[3] != made.shape[3]:
         raise TargetError(
@@ -193,7 +190,7 @@ def _positions(
     In float32, as onnxruntime computes positions: others round to another input where a position is nearly half between two.
     """
     index, factor = np.arange(made, dtype=np.float32), np.float32(scale)
-    how = text(node, "coordinate_transformation_mode", "half_pixel")
+    how = node.text("coordinate_transformation_mode", "half_pixel")
     half = (index + np.float32(0.5)) / factor - np.float32(0.5)
     if how == "half_pixel":
         place = half
@@ -210,13 +207,13 @@ def _positions(
         raise TargetError(
             f"{node.name}: Resize with coordinate_transformation_mode {how} has no integer form."
         )
-    if text(node, "mode", "nearest") == "nearest":
+    if node.text("mode", "nearest") == "nearest":
         rounded = {
             "round_prefer_floor": np.ceil(place - 0.5),
             "round_prefer_ceil": np.floor(place + 0.5),
             "floor": np.floor(place),
             "ceil": np.ceil(place),
-        }[text(node, "nearest_mode", "round_prefer_floor")]
+        }[node.text("nearest_mode", "round_prefer_floor")]
         near = np.clip(rounded, 0, size - 1).astype(np.int32)
         return near, near, np.zeros(made, np.int32)
     place = np.clip(place, 0, size - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,18 +52,23 @@ class MemoryPlan:
     buffers: tuple[Buffer, ...]
     arena: ArenaPlan
 
+    def alive(self) -> Iterator[tuple[Operation, list[Buffer]]]:
+        """Every operation with the buffers that are alive during it, in the order in which they run."""
+        begins: dict[int, list[Buffer]] = {}
+        for buffer in self.buffers:
+            begins.setdefault(buffer.first, []).append(buffer)
+        now: list[Buffer] = []
+        for index, operation in enumerate(self.operations):
+            now = [buffer for buffer in now if buffer.last >= index] + begins.get(index, [])
+            yield operation, now
+
     @property
     def peak(self) -> tuple[str, tuple[Buffer, ...]]:
         """The operation during which most is alive, and what that is, the largest first."""
-        alive = [
-            tuple(buffer for buffer in self.buffers if buffer.first <= index <= buffer.last)
-            for index in range(len(self.operations))
-        ]
-        if not alive:
+        if not self.operations:
             return "", ()
-        sums = [sum(buffer.size for buffer in buffers) for buffers in alive]
-        index = sums.index(max(sums))
-        return self.operations[index].name, tuple(sorted(alive[index], key=lambda buffer: -buffer.size))
+        operation, buffers = max(self.alive(), key=lambda item: sum(buffer.size for buffer in item[1]))
+        return operation.name, tuple(sorted(buffers, key=lambda buffer: -buffer.size))
 
 
 def roots(program: Program) -> dict[str, Tensor]:

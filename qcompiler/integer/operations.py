@@ -40,9 +40,9 @@ class Convolution(Work):
         groups: Groups of input channels.
         rescale: Of the accumulators, one factor per output channel.
         input_offset: See the module; 0 for int16.
-        output_offset: See the module.
-        low: See the module.
-        high: See the module.
+        output_offset: The output's zero point.
+        low: Lowest code that is written.
+        high: Highest code that is written.
         upscale: The input is read as if `upscale - 1` zeros (of value) stood behind each row and column.
     """
 
@@ -64,14 +64,14 @@ class DepthwiseConvolution(Work):
 
     Attributes:
         multiplier: Output channels per input channel.
-        strides: As in `Convolution`, as are the others.
-        dilations: -
-        pads: -
-        rescale: -
-        input_offset: -
-        output_offset: -
-        low: -
-        high: -
+        strides: Rows, columns.
+        dilations: Steps between the taps of the filter: rows, columns.
+        pads: Top, left, bottom, right; what is outside contributes nothing.
+        rescale: Of the accumulators, one factor per output channel.
+        input_offset: The input's zero point, negative.
+        output_offset: The output's zero point.
+        low: Lowest code that is written.
+        high: Highest code that is written.
     """
 
     multiplier: int
@@ -91,10 +91,10 @@ class FullyConnected(Work):
 
     Attributes:
         rescale: One factor, or one per output.
-        input_offset: -
-        output_offset: -
-        low: -
-        high: -
+        input_offset: The input's zero point, negative.
+        output_offset: The output's zero point.
+        low: Lowest code that is written.
+        high: Highest code that is written.
     """
 
     rescale: Rescale
@@ -112,9 +112,9 @@ class MatrixProduct(Work):
         rescale: One factor.
         input_offset: Of a.
         other_offset: Of b.
-        output_offset: -
-        low: -
-        high: -
+        output_offset: The output's zero point.
+        low: Lowest code that is written.
+        high: Highest code that is written.
     """
 
     rescale: Rescale
@@ -139,9 +139,9 @@ class Addition(Work):
         output: Factor of the sum.
         input_offset: Of a.
         other_offset: Of b.
-        output_offset: -
-        low: -
-        high: -
+        output_offset: The output's zero point.
+        low: Lowest code that is written.
+        high: Highest code that is written.
     """
 
     sign: Literal[1, -1]
@@ -164,9 +164,9 @@ class Multiplication(Work):
         rescale: One factor.
         input_offset: Of a.
         other_offset: Of b.
-        output_offset: -
-        low: -
-        high: -
+        output_offset: The output's zero point.
+        low: Lowest code that is written.
+        high: Highest code that is written.
     """
 
     rescale: Rescale
@@ -195,10 +195,10 @@ class Pool(Work):
     Attributes:
         average: Means, else maxima.
         kernel: Rows, columns.
-        strides: -
+        strides: Rows, columns.
         pads: Top, left, bottom, right.
-        low: -
-        high: -
+        low: Lowest code that is written.
+        high: Highest code that is written.
     """
 
     average: bool
@@ -218,10 +218,10 @@ class Mean(Work):
         count: Elements averaged.
         inner: Elements behind.
         rescale: input scale / (count * output scale).
-        input_offset: -
-        output_offset: -
-        low: -
-        high: -
+        input_offset: The input's zero point, negative.
+        output_offset: The output's zero point.
+        low: Lowest code that is written.
+        high: Highest code that is written.
     """
 
     outer: int
@@ -282,10 +282,10 @@ class Requantization(Work):
 
     Attributes:
         rescale: input scale / output scale.
-        input_offset: -
-        output_offset: -
-        low: -
-        high: -
+        input_offset: The input's zero point, negative.
+        output_offset: The output's zero point.
+        low: Lowest code that is written.
+        high: Highest code that is written.
     """
 
     rescale: Rescale
@@ -382,9 +382,9 @@ class ArgMax(Work):
     """Input: x, read as [outer, count, inner]; output int32 [outer, inner]: the first index of the largest code.
 
     Attributes:
-        outer: -
-        count: -
-        inner: -
+        outer: Elements before the axis.
+        count: Elements along the axis.
+        inner: Elements behind the axis.
         last: The last index instead of the first.
     """
 

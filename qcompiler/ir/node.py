@@ -175,6 +175,11 @@ class Node:
         """The value at an input slot; None when it is left out, by position or by omission."""
         return self.inputs[slot] if slot < len(self.inputs) else None
 
+    def text(self, name: str, default: str) -> str:
+        """A text attribute, which ONNX stores as bytes; the default where the node has none."""
+        given = self.attributes.get(name, default)
+        return given.decode() if isinstance(given, bytes) else str(given)
+
     def operands(self) -> Iterator[tuple[int, Value]]:
         """Yields (slot, value) of everything the node reads, captured outer values last."""
         for slot, value in enumerate([*self.inputs, *self.captures] if self.captures else self.inputs):

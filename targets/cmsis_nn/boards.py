@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Path = Literal["c", "dsp", "mve"]
+KernelPath = Literal["c", "dsp", "mve"]
 """Which of CMSIS-NN's implementations a core runs: plain C, SIMD on pairs of 16 bits, vectors."""
 
 
@@ -17,7 +17,7 @@ class Board:
     Attributes:
         core: The core that code is compiled for.
         machine: QEMU's name of the board.
-        flags: Of the compiler. Floats are passed in registers where the core has a unit for them, as its firmware does.
+        flags: Of the compiler. Without floating-point registers where that is possible: the code has no floats, and compilers put integers there.
         path: Which implementation of the library the core runs.
         linker_script: In the folder `qemu`. Leaves at least 3.5 MB for constants and 3.5 MB for data.
         clock: Hz of its system timer, as QEMU has it.
@@ -27,7 +27,7 @@ class Board:
     core: str
     machine: str
     flags: tuple[str, ...]
-    path: Path
+    path: KernelPath
     linker_script: str
     clock: int
     note: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,9 @@ from qcompiler.targets.cmsis_nn import slicing
 from qcompiler.targets.cmsis_nn.scratch import in_place, scratch_of
 
 if TYPE_CHECKING:
+    from qcompiler.arena import Buffer
     from qcompiler.integer.program import Operation, Program, Tensor
-    from qcompiler.targets.cmsis_nn.boards import Path
+    from qcompiler.targets.cmsis_nn.boards import KernelPath
     from qcompiler.targets.cmsis_nn.slicing import Slice
 
 _CALLS = 4
@@ -37,14 +38,14 @@ class Deployment:
     """
 
     program: Program
-    path: Path
+    path: KernelPath
     memory: MemoryPlan
     whole: int
     slices: Mapping[str, tuple[Slice, ...]]
     root: Mapping[str, Tensor]
 
 
-def deploy(program: Program, path: Path, limit: int | None = None) -> Deployment:
+def deploy(program: Program, path: KernelPath, limit: int | None = None) -> Deployment:
     """Plans a program's memory for a core.
 
     Convolutions during which most is alive are computed in a few slices of rows, where that costs next to nothing and makes the arena
@@ -61,19 +62,23 @@ def deploy(program: Program, path: Path, limit: int | None = None) -> Deployment
         return plan_memory(program, lambda operation: _needs(operation, path, rows.get(operation.name)))
 
     first = memory = planned(rows)
-    while names := _at_peak(memory):
-        if not all(_is_free(memory, name) and name not in rows for name in names):
+    while busiest := _at_peak(memory):
+        if not all(_is_free(operation) and operation.name not in rows for operation in busiest):
             break
-        trial = {**rows, **{name: _few(memory, name) for name in names}}
+        trial = {**rows, **{operation.name: _few(operation) for operation in busiest}}
         better = planned(trial)
         if better.arena.size >= memory.arena.size:
             break
         rows, memory = trial, better
     while limit is not None and memory.arena.size > limit:
-        names = _at_peak(memory)
-        if not names or any(rows.get(name) == 1 for name in names):
+        busiest = _at_peak(memory)
+        if not busiest or any(rows.get(operation.name) == 1 for operation in busiest):
             break
-        rows = {**rows, **{name: rows[name] // 2 if name in rows else _few(memory, name) for name in names}}
+        finer = {
+            operation.name: rows[operation.name] // 2 if operation.name in rows else _few(operation)
+            for operation in busiest
+        }
+        rows = {**rows, **finer}
         memory = planned(rows)
     operations = {operation.name: operation for operation in program.operations}
     slices = {
@@ -89,50 +94,36 @@ def _directed(operation: Operation, memory: MemoryPlan, pieces: tuple[Slice, ...
     return pieces if upwards else pieces[::-1]
 
 
-def _needs(operation: Operation, path: Path, rows: int | None) -> Needs:
+def _needs(operation: Operation, path: KernelPath, rows: int | None) -> Needs:
     before, after = slicing.distances(operation, rows) if rows is not None else (None, None)
     return Needs(scratch_of(operation, path), in_place(operation), before, after)
 
 
-def _few(memory: MemoryPlan, name: str) -> int:
+def _few(operation: Operation) -> int:
     """Rows per slice, for a few slices; of whole groups of pixels where that is possible."""
-    (operation,) = (item for item in memory.operations if item.name == name)
     _, height, width, _ = operation.output.shape
     rows = -(-height // _CALLS)
     group = _PIXELS // math.gcd(width, _PIXELS)
     return min(-(-rows // group) * group, height)
 
 
-def _is_free(memory: MemoryPlan, name: str) -> bool:
+def _is_free(operation: Operation) -> bool:
     """Whether slicing costs next to nothing: depthwise kernels prepare their filters anew in every call."""
-    (operation,) = (item for item in memory.operations if item.name == name)
     return isinstance(operation.work, Convolution)
 
 
-def _at_peak(memory: MemoryPlan) -> list[str]:
+def _at_peak(memory: MemoryPlan) -> list[Operation]:
     """The operations during which most is alive, if all of them can be sliced."""
-    sums = [
-        sum(buffer.size for buffer in memory.buffers if buffer.first <= index <= buffer.last)
-        - _shared(memory, index)
-        for index in range(len(memory.operations))
-    ]
-    busiest = [
-        operation for operation, size in zip(memory.operations, sums, strict=True) if size == max(sums)
-    ]
-    if all(map(slicing.can_slice, busiest)):
-        return [operation.name for operation in busiest]
-    return []
+    taken = [(operation, _occupied(memory, buffers)) for operation, buffers in memory.alive()]
+    most = max((size for _, size in taken), default=0)
+    busiest = [operation for operation, size in taken if size == most]
+    return busiest if all(map(slicing.can_slice, busiest)) else []
 
 
-def _shared(memory: MemoryPlan, index: int) -> int:
-    """Bytes that the buffers alive at an operation share."""
-    alive = sorted(
-        (memory.arena.offsets[buffer.name], buffer.size)
-        for buffer in memory.buffers
-        if buffer.first <= index <= buffer.last
-    )
-    end = shared = 0
-    for offset, size in alive:
-        shared += max(0, min(end, offset + size) - offset)
+def _occupied(memory: MemoryPlan, buffers: Iterable[Buffer]) -> int:
+    """Bytes that some buffers take together, those that they share counted once."""
+    end = occupied = 0
+    for offset, size in sorted((memory.arena.offsets[buffer.name], buffer.size) for buffer in buffers):
+        occupied += max(0, offset + size - max(offset, end))
         end = max(end, offset + size)
-    return shared
+    return occupied

@@ -10,9 +10,10 @@ from qcompiler.errors import TargetError
 from qcompiler.targets.cmsis_nn.c_text import c_type
 
 if TYPE_CHECKING:
+    from qcompiler.fixed_point import Rescale
     from qcompiler.integer.operations import Work
     from qcompiler.integer.program import Operation, Tensor
-    from qcompiler.targets.cmsis_nn.boards import Path
+    from qcompiler.targets.cmsis_nn.boards import KernelPath
     from qcompiler.targets.cmsis_nn.constants import Constants
     from qcompiler.targets.cmsis_nn.slicing import Slice
 
@@ -50,7 +51,7 @@ class Context:
     """
 
     constants: Constants
-    path: Path
+    path: KernelPath
     slices: Mapping[str, tuple[Slice, ...]]
 
     def operand(self, tensor: Tensor, name: str) -> str:
@@ -93,6 +94,11 @@ def dims(name: str, shape: Sequence[int]) -> str:
 def clamps(work: Any) -> str:
     """The activation of a kind of work."""
     return f"{{{work.low}, {work.high}}}"
+
+
+def factor(rescale: Rescale) -> str:
+    """Multiplier and shift of a single factor, as two arguments."""
+    return f"{rescale.multiplier[0]}, {rescale.shift[0]}"
 
 
 def parameter_list(operation: Operation, *, scratch: bool) -> str:

@@ -79,11 +79,11 @@ def fit_of(
     deployment: Deployment, source: Source, target: Target, max_ram: int | None, max_flash: int | None
 ) -> Fit:
     """Compares what a model takes with the limits and with every part."""
-    memory, code = deployment.memory, target.device[target.chosen_device].code
+    memory, device = deployment.memory, target.device[target.chosen_device]
+    code = device.code
     ram, flash = memory.arena.size, source.constant_bytes + code
     operation, alive = memory.peak
     peak = f"{operation.rstrip(':')}: " + ", ".join(f"{buffer.name} {buffer.size:,}" for buffer in alive[:4])
-    device = target.device[target.chosen_device]
     unmet = []
     for what, limit, taken in (
         ("--max-ram", max_ram, ram),

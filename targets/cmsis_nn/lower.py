@@ -12,6 +12,7 @@ from qcompiler.integer.evaluate import quantize_inputs, run
 from qcompiler.integer.session import ProgramSession, samples_each
 from qcompiler.ir.plan import PLANNED
 from qcompiler.lowering import Lowered, LowerJob
+from qcompiler.targets.cmsis_nn.boards import BOARDS
 from qcompiler.targets.cmsis_nn.c_text import comment
 from qcompiler.targets.cmsis_nn.deployment import deploy
 from qcompiler.targets.cmsis_nn.fit import fit_of
@@ -19,14 +20,12 @@ from qcompiler.targets.cmsis_nn.project import write_project
 from qcompiler.targets.cmsis_nn.source import write_source
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from qcompiler.data import DataSource
     from qcompiler.integer.program import Program
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.plan import Plan
     from qcompiler.target import Target
-    from qcompiler.targets.cmsis_nn.boards import Path
+    from qcompiler.targets.cmsis_nn.boards import KernelPath
     from qcompiler.targets.cmsis_nn.project import Vectors
     from qcompiler.targets.cmsis_nn.source import Source
 
@@ -94,25 +93,14 @@ def program_of(graph: Graph, plan: Plan, target: Target) -> Program:
     return encode(planned, plan, target)
 
 
-def core_of(target: Target) -> tuple[str, Path]:
+def core_of(target: Target) -> tuple[str, KernelPath]:
     """The core that a target's chosen device is built around, and the library's implementation for it."""
     name = target.chosen_device
     device = target.device[name]
     path: Any = device.features[0]
-    while target.device[name].core and name not in _CORES:
+    while name not in BOARDS:
         name = target.device[name].core
     return name, path
-
-
-_CORES = (
-    "cortex-m0plus",
-    "cortex-m3",
-    "cortex-m4",
-    "cortex-m7",
-    "cortex-m33",
-    "cortex-m55",
-    "cortex-m85",
-)
 
 
 def recorded(program: Program, data: DataSource | None, count: int, most_bytes: int | None = None) -> Vectors:
@@ -134,7 +122,8 @@ def recorded(program: Program, data: DataSource | None, count: int, most_bytes: 
             for tensor in program.inputs
         }
     else:
-        inputs = quantize_inputs(program, _first(data, count * samples_each(program)))
+        most = min(count * samples_each(program), data.count)
+        inputs = quantize_inputs(program, next(iter(data.batches(most))))
         count = min(count, *(len(array) for array in inputs.values()))
     outputs = run(program, inputs)
     return [
@@ -144,10 +133,6 @@ def recorded(program: Program, data: DataSource | None, count: int, most_bytes: 
         )
         for index in range(count)
     ]
-
-
-def _first(data: DataSource, count: int) -> dict[str, NDArray[Any]]:
-    return next(iter(data.batches(min(count, data.count))))
 
 
 def _example(source: Source) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.integer.encoder import MOST_DIMENSIONS
 from qcompiler.integer.operations import (
     Addition,
     ArgMax,
@@ -22,24 +23,16 @@ from qcompiler.integer.operations import (
     Resize,
     StridedCopy,
 )
-from qcompiler.targets.cmsis_nn.emitting import Body, Context, clamps, dims, emits
+from qcompiler.targets.cmsis_nn.emitting import Body, Context, clamps, dims, emits, factor
 
 if TYPE_CHECKING:
-    from qcompiler.fixed_point import Rescale
     from qcompiler.integer.program import Operation, Tensor
-
-_AXES = 6
-"""QC_DIMS of the kernels."""
 
 
 def _listed(numbers: Sequence[int], fill: int) -> str:
     """Numbers per axis, with those of missing outer axes in front."""
-    full = [fill] * (_AXES - len(numbers)) + [int(number) for number in numbers]
+    full = [fill] * (MOST_DIMENSIONS - len(numbers)) + [int(number) for number in numbers]
     return f"{{{', '.join(map(str, full))}}}"
-
-
-def _factor(rescale: Rescale) -> str:
-    return f"{rescale.multiplier[0]}, {rescale.shift[0]}"
 
 
 def _walks(operands: Sequence[Tensor], shape: Sequence[int]) -> str:
@@ -66,8 +59,8 @@ def added(operation: Operation, context: Context) -> Body:
     out = Body(
         [
             (
-                f"const qc_add_params parameters = {{{work.sign}, {work.left_shift}, {work.input_offset}, {_factor(work.first)}, "
-                f"{work.other_offset}, {_factor(work.second)}, {work.output_offset}, {_factor(work.output)}, {clamps(work)}}};"
+                f"const qc_add_params parameters = {{{work.sign}, {work.left_shift}, {work.input_offset}, {factor(work.first)}, "
+                f"{work.other_offset}, {factor(work.second)}, {work.output_offset}, {factor(work.output)}, {clamps(work)}}};"
             ),
             _walks(operation.inputs, made.shape),
         ]
@@ -84,7 +77,7 @@ def multiplied(operation: Operation, context: Context) -> Body:
         [
             (
                 f"const qc_mul_params parameters = {{{work.input_offset}, {work.other_offset}, {work.output_offset}, "
-                f"{_factor(work.rescale)}, {clamps(work)}}};"
+                f"{factor(work.rescale)}, {clamps(work)}}};"
             ),
             _walks(operation.inputs, made.shape),
         ]
@@ -125,7 +118,7 @@ def _interpolation(operation: Operation, context: Context) -> Body:
 
 def _rescale(work: Any) -> str:
     """The declaration of a qc_rescale_params."""
-    numbers = f"{work.input_offset}, {work.output_offset}, {_factor(work.rescale)}, {clamps(work)}"
+    numbers = f"{work.input_offset}, {work.output_offset}, {factor(work.rescale)}, {clamps(work)}"
     return f"const qc_rescale_params parameters = {{{numbers}}};"
 
 

@@ -26,7 +26,7 @@ from qcompiler.integer.operations import (
 
 if TYPE_CHECKING:
     from qcompiler.integer.program import Operation
-    from qcompiler.targets.cmsis_nn.boards import Path
+    from qcompiler.targets.cmsis_nn.boards import KernelPath
 
 _MVE_COLUMNS = 124
 """Channels that the vector kernels of depthwise convolutions treat at a time."""
@@ -49,7 +49,7 @@ def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def convolution(operation: Operation, path: Path) -> Function:
+def convolution(operation: Operation, path: KernelPath) -> Function:
     """For a `Convolution`."""
     work, x, filters = operation.work, operation.inputs[0], operation.inputs[1]
     assert isinstance(work, Convolution)
@@ -75,7 +75,7 @@ def convolution(operation: Operation, path: Path) -> Function:
     return Function(f"arm_convolve_wrapper_{kind}", direct)
 
 
-def depthwise(operation: Operation, path: Path) -> Function:
+def depthwise(operation: Operation, path: KernelPath) -> Function:
     """For a `DepthwiseConvolution`."""
     work, x, filters = operation.work, operation.inputs[0], operation.inputs[1]
     assert isinstance(work, DepthwiseConvolution)
@@ -103,7 +103,7 @@ def depthwise(operation: Operation, path: Path) -> Function:
     return Function(wrapper, optimised)
 
 
-def pool(operation: Operation, path: Path) -> Function:
+def pool(operation: Operation, path: KernelPath) -> Function:
     """For a `Pool`."""
     work, x = operation.work, operation.inputs[0]
     assert isinstance(work, Pool)
@@ -113,14 +113,14 @@ def pool(operation: Operation, path: Path) -> Function:
     return Function(f"arm_avgpool_{bits}", 4 * x.shape[3] if path == "dsp" else 0)
 
 
-def matrix_product(operation: Operation, path: Path) -> Function:
+def matrix_product(operation: Operation, path: KernelPath) -> Function:
     """For a `MatrixProduct`: on vector cores it sums the second operand at run time."""
     bits = "s16" if operation.inputs[0].bits == 16 else "s8"
     columns = operation.inputs[1].shape[-2]
     return Function(f"arm_batch_matmul_{bits}", 4 * columns if path == "mve" and bits == "s8" else 0)
 
 
-def scratch_of(operation: Operation, path: Path) -> int:
+def scratch_of(operation: Operation, path: KernelPath) -> int:
     """Bytes that an operation works in."""
     work = operation.work
     for kind, choose in (
@@ -144,6 +144,6 @@ def in_place(operation: Operation) -> tuple[int, ...]:
     return (0,) if alone and operation.inputs[0].bits == made.bits else ()
 
 
-def sums_needed(operation: Operation, path: Path) -> bool:
+def sums_needed(operation: Operation, path: KernelPath) -> bool:
     """Whether a fully connected kernel takes the sums of its rows instead of the bias."""
     return path == "mve" and isinstance(operation.work, FullyConnected) and operation.inputs[0].bits == 8

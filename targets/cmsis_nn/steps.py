@@ -18,7 +18,7 @@ from qcompiler.integer.operations import (
     Softmax,
 )
 from qcompiler.targets.cmsis_nn import scratch
-from qcompiler.targets.cmsis_nn.emitting import Body, Context, clamps, dims, emits
+from qcompiler.targets.cmsis_nn.emitting import Body, Context, clamps, dims, emits, factor
 from qcompiler.targets.cmsis_nn.own_steps import added, multiplied
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _fully_connected(operation: Operation, context: Context) -> Body:
 
 def single(rescale: Rescale, name: str = "factors") -> str:
     """The declaration of a single factor."""
-    return f"const cmsis_nn_per_tensor_quant_params {name} = {{{rescale.multiplier[0]}, {rescale.shift[0]}}};"
+    return f"const cmsis_nn_per_tensor_quant_params {name} = {{{factor(rescale)}}};"
 
 
 @emits(MatrixProduct)
@@ -255,10 +255,6 @@ def _softmax(operation: Operation, context: Context) -> Body:
     return out
 
 
-def _factor(rescale: Rescale) -> list[str]:
-    return [str(rescale.multiplier[0]), str(rescale.shift[0])]
-
-
 @emits(Addition)
 def _addition(operation: Operation, context: Context) -> Body:
     work, (a, b), made = operation.work, operation.inputs, operation.output
@@ -269,8 +265,8 @@ def _addition(operation: Operation, context: Context) -> Body:
     out.call(
         f"arm_elementwise_add_s{made.bits}",
         context.operand(a, "x0"), context.operand(b, "x1"),
-        str(work.input_offset), *_factor(work.first), str(work.other_offset), *_factor(work.second), str(work.left_shift),
-        "y", str(work.output_offset), *_factor(work.output), str(work.low), str(work.high), str(made.elements),
+        str(work.input_offset), factor(work.first), str(work.other_offset), factor(work.second), str(work.left_shift),
+        "y", str(work.output_offset), factor(work.output), str(work.low), str(work.high), str(made.elements),
     )  # fmt: skip
     return out
 
@@ -285,6 +281,6 @@ def _multiplication(operation: Operation, context: Context) -> Body:
     out.call(
         f"arm_elementwise_mul_s{made.bits}",
         context.operand(a, "x0"), context.operand(b, "x1"), str(work.input_offset), str(work.other_offset),
-        "y", str(work.output_offset), *_factor(work.rescale), str(work.low), str(work.high), str(made.elements),
+        "y", str(work.output_offset), factor(work.rescale), str(work.low), str(work.high), str(made.elements),
     )  # fmt: skip
     return out

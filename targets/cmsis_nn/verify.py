@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 from qcompiler.errors import TargetError
 from qcompiler.integer.evaluate import quantize_inputs, run
 from qcompiler.integer.session import samples_each
+from qcompiler.integer.work_counts import macs
 from qcompiler.lowering import Verification, VerifyJob
 from qcompiler.targets.cmsis_nn import emulator, host
 from qcompiler.targets.cmsis_nn.boards import BOARDS
@@ -46,6 +47,30 @@ class _Findings:
     missing: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Tally:
+    """What a build of the project got wrong.
+
+    Attributes:
+        label: Which kernels it links.
+        library: The build.
+        differences: Elements of outputs that differ from the executor's.
+        largest: The largest difference, in codes.
+    """
+
+    label: str
+    library: Path
+    differences: int = 0
+    largest: int = 0
+
+    def add(self, expected: Mapping[str, NDArray[Any]], made: Mapping[str, NDArray[Any]]) -> None:
+        """Compares the outputs of some samples."""
+        for name, codes in made.items():
+            gap = np.abs(codes.astype(np.int64) - expected[name])
+            self.differences += int((gap > 0).sum())
+            self.largest = max(self.largest, int(gap.max(initial=0)))
 
 
 def verify(job: VerifyJob) -> Verification:
@@ -89,28 +114,32 @@ def _on_host(job: VerifyJob, program: Program, library: Path | None, scratch: Pa
             "no C compiler (cc, gcc, clang, or $CC) was there to run the generated C on this machine"
         )
         return
-    kinds = [("portable kernels", None), *([("CMSIS-NN", library)] if library is not None else [])]
-    for label, path in kinds:
-        built = host.build(job.folder, scratch / f"model-{len(found.done)}.so", path)
-        samples = differences = largest = 0
-        for inputs in _inputs(job, program):
-            expected = run(program, inputs)
-            made = host.run_all(built, program, inputs)
-            for tensor in program.outputs:
-                gap = np.abs(made[tensor.name].astype(np.int64) - expected[tensor.name])
-                differences += int((gap > 0).sum())
-                largest = max(largest, int(gap.max(initial=0)))
-            samples += len(next(iter(inputs.values())))
-        found.details[f"host, {label}"] = {"samples": samples, "differences": differences}
-        found.details["max_abs_diff"] = max(float(largest), found.details.get("max_abs_diff", 0.0))
-        if differences:
+    tallies = [
+        _Tally(label, host.build(job.folder, scratch / f"model-{number}.so", path))
+        for number, (label, path) in enumerate(_kernels(library))
+    ]
+    samples = 0
+    for inputs in _inputs(job, program):
+        expected = run(program, inputs)
+        for tally in tallies:
+            tally.add(expected, host.run_all(tally.library, program, inputs))
+        samples += len(next(iter(inputs.values())))
+    found.details["max_abs_diff"] = float(max(tally.largest for tally in tallies))
+    for tally in tallies:
+        found.details[f"host, {tally.label}"] = {"samples": samples, "differences": tally.differences}
+        if tally.differences:
             found.problems.append(
-                f"{differences} elements of outputs differ from the integer executor on {samples} samples ({label})"
+                f"{tally.differences} elements of outputs differ from the integer executor on {samples} samples ({tally.label})"
             )
         else:
             found.done.append(
-                f"the C gives the integer executor's bytes for all {samples} samples on this machine ({label})"
+                f"the C gives the integer executor's bytes for all {samples} samples on this machine ({tally.label})"
             )
+
+
+def _kernels(library: Path | None) -> list[tuple[str, Path | None]]:
+    """The kernels that are linked in turn: their name, and the checkout that they come from."""
+    return [("portable kernels", None), *([("CMSIS-NN", library)] if library is not None else [])]
 
 
 def _inputs(job: VerifyJob, program: Program) -> Iterator[dict[str, NDArray[Any]]]:
@@ -137,10 +166,7 @@ def _emulated(
         )
         return
     vectors = recorded(program, job.data, vectors_for(program))
-    for label, path in [
-        ("portable kernels", None),
-        *([("CMSIS-NN", library)] if library is not None else []),
-    ]:
+    for label, path in _kernels(library):
         result = emulate(job.folder, board, vectors_file(vectors), scratch, path)
         found.details[f"{board.core}, {label}"] = result
         found.details["instructions"] = result["instructions"]
@@ -156,8 +182,6 @@ def _emulated(
 
 def vectors_for(program: Program) -> int:
     """How many vectors are emulated: 16, fewer of large models."""
-    from qcompiler.integer.work_counts import macs
-
     each = sum(macs(operation) for operation in program.operations)
     return max(1, min(_VECTORS, _EMULATED_MACS // max(each, 1)))
 
