@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernel_library import build, numbers
 
 MANY = 400
-PATHS: tuple[boards.Path, ...] = get_args(boards.Path)
+PATHS: tuple[boards.KernelPath, ...] = get_args(boards.KernelPath)
 SUFFIX = {"c": "", "dsp": "_dsp", "mve": "_mve"}
 FACTOR = Rescale.of(0.5, "double")
 INT8, INT4 = (Encoding(FORMATS[name], np.float32(1), np.int32(0)) for name in ("int8", "int4"))
@@ -80,7 +80,7 @@ def geometry(chance: np.random.Generator) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("bits", [(8, 8), (8, 4), (16, 8)], ids=["s8", "s4", "s16"])
-def test_convolutions(sizes: ctypes.CDLL, bits: tuple[int, int], path: boards.Path) -> None:
+def test_convolutions(sizes: ctypes.CDLL, bits: tuple[int, int], path: boards.KernelPath) -> None:
     chance = np.random.default_rng(0)
     for _ in range(MANY):
         form = geometry(chance)
@@ -96,7 +96,7 @@ def test_convolutions(sizes: ctypes.CDLL, bits: tuple[int, int], path: boards.Pa
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("bits", [(8, 8), (8, 4), (16, 8)], ids=["s8", "s4", "s16"])
-def test_depthwise_convolutions(sizes: ctypes.CDLL, bits: tuple[int, int], path: boards.Path) -> None:
+def test_depthwise_convolutions(sizes: ctypes.CDLL, bits: tuple[int, int], path: boards.KernelPath) -> None:
     chance = np.random.default_rng(0)
     for _ in range(MANY):
         form = geometry(chance)
@@ -116,7 +116,7 @@ def test_depthwise_convolutions(sizes: ctypes.CDLL, bits: tuple[int, int], path:
 def _asked(
     sizes: ctypes.CDLL,
     name: str,
-    path: boards.Path,
+    path: boards.KernelPath,
     work: Convolution | DepthwiseConvolution,
     more: tuple[int, ...],
     x: Tensor,
@@ -152,7 +152,7 @@ def _function(sizes: ctypes.CDLL, name: str) -> Any:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("bits", [8, 16])
-def test_average_pools(sizes: ctypes.CDLL, bits: int, path: boards.Path) -> None:
+def test_average_pools(sizes: ctypes.CDLL, bits: int, path: boards.KernelPath) -> None:
     chance = np.random.default_rng(0)
     for _ in range(MANY):
         width, channels = (int(item) for item in chance.integers(1, 300, 2))
@@ -165,7 +165,7 @@ def test_average_pools(sizes: ctypes.CDLL, bits: int, path: boards.Path) -> None
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_matrix_products(sizes: ctypes.CDLL, path: boards.Path) -> None:
+def test_matrix_products(sizes: ctypes.CDLL, path: boards.KernelPath) -> None:
     """The library sums the rows of the second operand, as a fully connected kernel does."""
     work = MatrixProduct(FACTOR, 0, 0, 0, -128, 127)
     for columns in range(1, 60):
