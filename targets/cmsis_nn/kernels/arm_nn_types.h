@@ -95,9 +95,4 @@ typedef struct {
   cmsis_nn_fc_params fc_params;
 } cmsis_nn_bmm_params;
 
-typedef struct {
-  const int32_t num_dims;
-  const uint32_t *permutations;
-} cmsis_nn_transpose_params;
-
 #endif

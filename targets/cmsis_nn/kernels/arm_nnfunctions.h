@@ -292,37 +292,6 @@ void arm_softmax_s8(const int8_t *input, int32_t num_rows, int32_t row_size, int
 void arm_softmax_s8_s16(const int8_t *input, int32_t num_rows, int32_t row_size, int32_t mult, int32_t shift,
                         int32_t diff_min, int16_t *output);
 
-/* Padding with a code. */
-arm_cmsis_nn_status arm_pad_s8(const int8_t *input, int8_t *output, int8_t pad_value, const cmsis_nn_dims *input_size,
-                               const cmsis_nn_dims *pre_pad, const cmsis_nn_dims *post_pad);
-
-/* The smaller or larger code of two tensors of one encoding; dimensions of 1 are repeated. */
-arm_cmsis_nn_status arm_minimum_s8(const cmsis_nn_context *ctx, const int8_t *input_1_data,
-                                   const cmsis_nn_dims *input_1_dims, const int8_t *input_2_data,
-                                   const cmsis_nn_dims *input_2_dims, int8_t *output_data,
-                                   const cmsis_nn_dims *output_dims);
-arm_cmsis_nn_status arm_maximum_s8(const cmsis_nn_context *ctx, const int8_t *input_1_data,
-                                   const cmsis_nn_dims *input_1_dims, const int8_t *input_2_data,
-                                   const cmsis_nn_dims *input_2_dims, int8_t *output_data,
-                                   const cmsis_nn_dims *output_dims);
-
-/* The same codes under another shape, in another order, or side by side: x is the innermost dimension. */
-void arm_reshape_s8(const int8_t *input, int8_t *output, const uint32_t total_size);
-arm_cmsis_nn_status arm_transpose_s8(const int8_t *input_data, int8_t *const output_data,
-                                     const cmsis_nn_dims *const input_dims, const cmsis_nn_dims *const output_dims,
-                                     const cmsis_nn_transpose_params *const transpose_params);
-void arm_concatenation_s8_x(const int8_t *input, const uint16_t input_x, const uint16_t input_y,
-                            const uint16_t input_z, const uint16_t input_w, int8_t *output, const uint16_t output_x,
-                            const uint32_t offset_x);
-void arm_concatenation_s8_y(const int8_t *input, const uint16_t input_x, const uint16_t input_y,
-                            const uint16_t input_z, const uint16_t input_w, int8_t *output, const uint16_t output_y,
-                            const uint32_t offset_y);
-void arm_concatenation_s8_z(const int8_t *input, const uint16_t input_x, const uint16_t input_y,
-                            const uint16_t input_z, const uint16_t input_w, int8_t *output, const uint16_t output_z,
-                            const uint32_t offset_z);
-void arm_concatenation_s8_w(const int8_t *input, const uint16_t input_x, const uint16_t input_y,
-                            const uint16_t input_z, const uint16_t input_w, int8_t *output, const uint32_t offset_w);
-
 #ifdef __cplusplus
 }
 #endif

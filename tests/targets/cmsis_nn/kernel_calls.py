@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from kernel_library import CONTEXT, Bias, MatrixProductParams, Pointers, TransposeParams, Y, numbers
+from kernel_library import CONTEXT, Bias, MatrixProductParams, Pointers, Y, numbers
 
 from qcompiler.fixed_point import Rescale, quantized_multiplier
 from qcompiler.integer.operations import (
@@ -502,45 +502,6 @@ def softmax(rng: np.random.Generator, dtype: np.dtype[Any]) -> Call:
     return Call(work, [x], (rows, length), dtype, ((name, arguments),), dtype == INT16 or length < 400)
 
 
-def padding(rng: np.random.Generator) -> Call:
-    draw = Draw(rng)
-    shape, before, after = (tuple(draw.between(low, 4) for _ in range(4)) for low in (1, 0, 0))
-    value = draw.between(-128, 127)
-    work = Padding(before, after, value)
-    x = draw.codes(1, *shape)
-    made = tuple(map(sum, zip(shape, before, after, strict=True)))
-    arguments = (x, Y, value, dims(shape), dims(before), dims(after))
-    return Call(work, [x], made, INT8, (("arm_pad_s8", arguments),))
-
-
-def repeated_extremum(rng: np.random.Generator) -> Call:
-    draw = Draw(rng)
-    work = Extremum(draw.chance(0.5))
-    shape = tuple(draw.between(1, 5) for _ in range(4))
-    a, b = (tuple(1 if draw.chance(0.3) else size for size in shape) for _ in range(2))
-    made = tuple(map(max, zip(a, b, strict=True)))
-    arrays = [draw.codes(1, *own) for own in (a, b)]
-    arguments = (CONTEXT, arrays[0], dims(a), arrays[1], dims(b), Y, dims(made))
-    name = "arm_maximum_s8" if work.largest else "arm_minimum_s8"
-    single = [own[1] > 1 and own[2:] == (1, 1) for own in (a, b)]
-    sound = not (single[0] and np.prod(b[2:]) > 1) and not (single[1] and np.prod(a[2:]) > 1)
-    return Call(work, arrays, made, INT8, ((name, arguments),), sound)
-
-
-def transposition(rng: np.random.Generator) -> Call:
-    draw = Draw(rng)
-    rank = draw.between(2, 4)
-    shape = tuple(draw.between(1, 6) for _ in range(rank))
-    order = (1, 0) if rank == 2 else tuple(int(axis) for axis in rng.permutation(rank))
-    strides = [int(np.prod(shape[axis + 1 :])) for axis in range(rank)]
-    made = tuple(shape[axis] for axis in order)
-    x = draw.codes(1, *shape)
-    work = StridedCopy(0, made, tuple(strides[axis] for axis in order))
-    padded = [(*sizes, *(1,) * (4 - rank)) for sizes in (shape, made)]
-    arguments = (x, Y, dims(padded[0]), dims(padded[1]), TransposeParams(order))
-    return Call(work, [x], made, INT8, (("arm_transpose_s8", arguments),))
-
-
 # -- kernels that the library has not -----------------------------------------------------------------------------
 
 
@@ -690,7 +651,7 @@ def concatenation(rng: np.random.Generator, dtype: np.dtype[Any]) -> Call:
     return Call(Concatenation(1), parts, (outer, made, inner), dtype, (("qc_concat", arguments),))
 
 
-def own_padding(rng: np.random.Generator, dtype: np.dtype[Any]) -> Call:
+def padding(rng: np.random.Generator, dtype: np.dtype[Any]) -> Call:
     draw = Draw(rng)
     rank = draw.between(1, DIMS)
     shape, before, after = (tuple(draw.between(low, 3) for _ in range(rank)) for low in (1, 0, 0))
@@ -721,9 +682,6 @@ def _library_families() -> dict[str, Family]:
         families[f"addition_{kind}"] = lambda rng, dtype=dtype: addition(rng, dtype)
         families[f"multiplication_{kind}"] = lambda rng, dtype=dtype: multiplication(rng, dtype)
         families[f"softmax_{kind}"] = lambda rng, dtype=dtype: softmax(rng, dtype)
-    families["padding_s8"] = padding
-    families["extremum_repeated_s8"] = repeated_extremum
-    families["transposition_s8"] = transposition
     return families
 
 
@@ -736,7 +694,7 @@ def _own_families() -> dict[str, Family]:
     several = {
         "add": broadcast_addition, "mul": broadcast_multiplication, "extremum": extremum, "lookup": lookup, "mean": mean,
         "argmax": arg_max, "resize": resize, "strided_copy": strided_copy, "gather": gather, "concat": concatenation,
-        "pad": own_padding,
+        "pad": padding,
     }  # fmt: skip
     for name, family in several.items():
         for dtype in (INT8, INT16):

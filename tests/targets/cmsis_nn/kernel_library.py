@@ -74,16 +74,6 @@ class MatrixProductParams(ctypes.Structure):
     _fields_ = (("adj_x", ctypes.c_bool), ("adj_y", ctypes.c_bool), ("fc_params", ctypes.c_int32 * 5))
 
 
-class TransposeParams(ctypes.Structure):
-    """A `cmsis_nn_transpose_params`."""
-
-    _fields_ = (("num_dims", ctypes.c_int32), ("permutations", ctypes.c_void_p))
-
-    def __init__(self, order: Sequence[int]) -> None:
-        self.kept = np.array(order, np.uint32)
-        super().__init__(len(order), self.kept.ctypes.data)
-
-
 class _ContextStructure(ctypes.Structure):
     _fields_ = (("buf", ctypes.c_void_p), ("size", ctypes.c_int32))
 

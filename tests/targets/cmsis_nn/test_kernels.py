@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import os
 import re
@@ -19,6 +20,7 @@ from qcompiler.integer.evaluate import evaluate
 from qcompiler.integer.program import Tensor
 from qcompiler.targets import cmsis_nn
 from qcompiler.targets.cmsis_nn.host import compiler, library_sources
+from qcompiler.targets.cmsis_nn.project import kernel_files
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernel_calls import LIBRARY, OWN, Call, Family, addition
@@ -110,25 +112,6 @@ def test_elementwise_kernels_may_write_over_an_input(kernels: ctypes.CDLL, dtype
         np.testing.assert_array_equal(written[0], expected(call))
 
 
-@pytest.mark.parametrize("axis", range(4))
-def test_pieces_are_placed_in_a_concatenation(kernels: ctypes.CDLL, axis: int) -> None:
-    rng = np.random.default_rng(axis)
-    shapes = [[2, 3, 4, 5] for _ in range(2)]
-    shapes[1][axis] += 2
-    parts = [rng.integers(-128, 128, shape).astype(np.int8) for shape in shapes]
-    right = np.concatenate(parts, axis)
-    made = np.zeros_like(right)
-    place = 0
-    for part in parts:
-        whole = [right.shape[axis]] if axis else []
-        pointer = ctypes.c_void_p(made.ctypes.data)
-        getattr(kernels, f"arm_concatenation_s8_{'wzyx'[axis]}")(
-            ctypes.c_void_p(part.ctypes.data), *part.shape[::-1], pointer, *whole, place
-        )
-        place += part.shape[axis]
-    np.testing.assert_array_equal(made, right)
-
-
 def test_every_function_of_the_headers_has_a_file_of_its_name() -> None:
     """By which a project finds the files that it needs."""
     declared = set()
@@ -136,6 +119,29 @@ def test_every_function_of_the_headers_has_a_file_of_its_name() -> None:
         declared |= set(re.findall(r"^\w+ ((?:arm|qc)_\w+)\(", (KERNELS / header).read_text(), re.MULTILINE))
     functions = {name for name in declared if "get_buffer_size" not in name}
     assert functions == {path.stem for path in KERNELS.glob("*.c")}
+
+
+def test_every_kernel_is_one_that_is_called() -> None:
+    """By its name, as the writers of operations put it together, or by a kernel that is."""
+    called_names = re.compile("|".join(written_names()))
+    functions = [path.stem for path in KERNELS.glob("*.c") if called_names.fullmatch(path.stem)]
+    assert {name for files in kernel_files(functions) for name in files} == {
+        path.name for path in KERNELS.iterdir()
+    }
+
+
+def written_names() -> list[str]:
+    """The function names in the writers' text, as regular expressions; what is put into them may be anything."""
+    names = []
+    for file in ("scratch.py", "steps.py", "own_steps.py"):
+        for node in ast.walk(ast.parse((KERNELS.parent / file).read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            text = "".join(
+                re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"\w+" for part in parts
+            )
+            names += [text] if text.startswith(("arm_", "qc_")) else []
+    fully_connected = [name for name in names if "fully_connected" in name]
+    return names + [name.replace("arm_", "qc_") for name in fully_connected]  # see `_fully_connected`
 
 
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
