@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from qcompiler.ir.node import Value
     from qcompiler.regions import Region
     from qcompiler.sensitivity import Sensitivity
-    from qcompiler.target import Row
+    from qcompiler.target import Row, Stored
 
 
 _LOST = 1e6
@@ -50,7 +50,7 @@ class RowSelection:
         regions: In graph order.
         rows: Their rows, as the problem's options.
         problem: The abstract problem. Its size is what the artifact stores because of the choice: codes, floats, scales, zero
-            points, and the biases that layers are given.
+            points, the biases that layers are given, and what rows bring along (`Row.stored`).
         codes: The same problem with the size of the weights of weighted nodes alone: what `--weight-bits` is about.
         weights: How many weights there are.
         float_bits: Bits of those that no row quantizes, which `codes` leaves out.
@@ -206,7 +206,8 @@ def _option(problem: Problem, region: Region, row: Row, costs: CostModel, number
             value = use_value(use)
             if value.is_constant and value not in quantized and _has_form(problem, region, value):
                 reads.append(numbering.float_number(value))
-    cost = Cost(0.0, _made(problem, region, row), costs.region(region, row))
+    made = _made(problem, region, row, costs.stored(region, row))
+    cost = Cost(0.0, made, costs.region(region, row))
     return Option(cost, tuple(dict.fromkeys(reads)), (), row.name)
 
 
@@ -217,25 +218,31 @@ def _has_form(problem: Problem, region: Region, value: Value) -> bool:
     )
 
 
-def _made(problem: Problem, region: Region, row: Row) -> int:
-    """Bits that a row brings along besides its forms: scales of derived encodings, and biases of the layers' own.
+def _made(problem: Problem, region: Region, row: Row, stored: Stored) -> int:
+    """Bits that a row brings along besides its forms: scales of derived encodings, biases of the layers' own, and what it stores.
 
-    Layers with encoded weights are given biases that make up for the rounding; a bias that others read is copied.
+    Layers with encoded weights are given biases that make up for the rounding; a bias that others read is copied. Artifacts of another
+    form than ONNX have biases of zeros where a layer has none.
     """
     wanted = demands(problem, {region.name: row}, [region])
     derives = any(demand.spec.derived for demand in wanted.values())
-    bits = 0
+    scale_bytes, bits = problem.target.scale_bytes, 8 * stored.whole
     for use, demand in wanted.items():
         value, info = use_value(use), ops.info(use.node)
         if demand.spec.derived:
             factors = [problem.target.row_specs(row)[name] for name in demand.spec.derived]
             single = all(factor.granularity == "per-tensor" for factor in factors)
-            bits += parameter_bits(Form(value, demand.spec, None)) * (1 if single else elements(value))
-        if info.role(use.slot) != "weight" or value.data is None or not ops.takes_bias(use.node):
+            scales = 1 if single else elements(value)
+            bits += parameter_bits(Form(value, demand.spec, None), scale_bytes) * scales
+        if info.role(use.slot) != "weight" or value.data is None:
             continue
-        bias = use.node.input(2)
-        if (bias is None and not derives) or (bias is not None and bias.is_constant and len(bias.uses) > 1):
-            bits += 32 * ops.channel_sums(use.node, np.broadcast_to(np.float32(0), value.data.shape)).size
+        takes_bias = ops.takes_bias(use.node)
+        bias = use.node.input(2) if takes_bias else None
+        shared = bias is not None and bias.is_constant and len(bias.uses) > 1
+        given = bias is None and not derives and (takes_bias or scale_bytes is not None)
+        each = 8 * stored.channel + 32 * (shared or given)
+        if each:
+            bits += each * ops.channel_sums(use.node, np.broadcast_to(np.float32(0), value.data.shape)).size
     return bits
 
 
@@ -245,8 +252,11 @@ def _followers(problem: Problem) -> int:
     for region in problem.regions:
         if region.kernel is None or region.kernel.quantize == "always":
             continue
-        listed = [map(parameter_bits, row_forms(problem, region, row)) for row in problem.legal_rows(region)]
-        bits += max(map(sum, listed), default=0)
+        listed = [
+            sum(parameter_bits(form, problem.target.scale_bytes) for form in row_forms(problem, region, row))
+            for row in problem.legal_rows(region)
+        ]
+        bits += max(listed, default=0)
     return bits
 
 
@@ -270,7 +280,7 @@ class _Numbering:
             conversion = Cost(0.0, 0.0, self.costs.conversion(value, form.spec)) if not constant else FREE
             self._numbers[form] = self._add(
                 value, min(self.sensitivity.of(form).mean, _LOST), code_bits(value, form.spec) if constant else 0,
-                parameter_bits(form), conversion,
+                parameter_bits(form, self.costs.target.scale_bytes), conversion,
             )  # fmt: skip
         return self._numbers[form]
 
@@ -405,8 +415,10 @@ def _infeasible(selection: RowSelection, error: InfeasibleBudgetError, budget: B
     problem = selection.stated(budget)
     names = [selection.regions[index].name for index in _heaviest(problem, error.best, error.limit)]
     most = f" Most of it is due to {', '.join(names)}." if names else ""
+    size_option = "--max-size" if budget.code is None else "--max-flash"
+    options = {"size": size_option, "latency": "--max-latency"}
     others = " and ".join(
-        option for name, option in _OPTIONS.items() if name in error.kept and (name != "size" or budget.size)
+        option for name, option in options.items() if name in error.kept and (name != "size" or budget.size)
     )
     kept = f" with {others} kept" if others else ""
     if error.limit == "size" and selection.is_for_average(budget, error.asked):
@@ -418,10 +430,12 @@ def _infeasible(selection: RowSelection, error: InfeasibleBudgetError, budget: B
     if error.limit == "size":
         beside = selection.least_beside(budget)
         weights = evaluate(selection.codes, error.best.choice).size + selection.float_bits
-        total = error.tightest + beside
+        total, code = error.tightest + beside, budget.code or 0
+        assert budget.size is not None
         return (
-            f"--max-size {budget.size:g} cannot be met: the least that the target's rows allow{kept} is {math.ceil(total / 8)} bytes, of "
-            f"which {math.floor((total - weights) / 8)} are biases, scales and other constants.{most}"
+            f"{size_option} {budget.size + code:.12g} cannot be met: the least that the target's rows allow{kept} is "
+            f"{math.ceil(total / 8) + code} bytes, of which {f'{code} are code and ' if code else ''}"
+            f"{math.floor((total - weights) / 8)} are biases, scales and other constants.{most}"
         )
     if error.limit == "latency":
         asked, least = error.asked * 1e3, error.tightest * 1e3
@@ -430,9 +444,6 @@ def _infeasible(selection: RowSelection, error: InfeasibleBudgetError, budget: B
             f"{most}"
         )
     return f"A predicted loss of {error.asked:.4g} cannot be met: the least that the target's rows allow{kept} is {error.tightest:.4g}.{most}"
-
-
-_OPTIONS: Mapping[str, str] = {"size": "--max-size", "latency": "--max-latency"}
 
 
 def _up(number: float) -> str:

@@ -19,6 +19,7 @@ class Budget:
         latency: Seconds of one inference, by the target's cost model.
         loss: Predicted loss, in the unit of the sensitivity analysis.
         minimise: What is made as small as the limits allow.
+        code: Bytes of code beside weights and tables, where `size` is what `--max-flash` leaves; None where it is `--max-size`.
     """
 
     weight_bits: float | None = None
@@ -26,6 +27,7 @@ class Budget:
     latency: float | None = None
     loss: float | None = None
     minimise: Quantity = "loss"
+    code: int | None = None
 
     def __post_init__(self) -> None:
         for option, given in (

@@ -160,6 +160,8 @@ class _Compilation:
         )
         self.evaluation = DataSource.open(evaluation).validate(self.graph) if evaluation is not None else None
         self._check_metric()
+        written = self.output is not None and part(self.target, "lower") is not None
+        options.check_target(self.target, written=written)
         self.pipeline = default_pipeline(self.target, options)
         self.pipeline.check()
 
@@ -258,7 +260,7 @@ class _Compilation:
             assert evaluation is not None, "checked before"
             if not math.isfinite(evaluation.models["float"].metric):
                 self._within_drop(evaluation)
-            plan, size = graph.facts[PLAN], constant_bytes(graph, graph.facts[PLAN])
+            plan, size = graph.facts[PLAN], self._size(graph, graph.facts[PLAN])
             trial = Trial(budget, decision, plan, (*records, *decided, *later), evaluation, size)
             measured[rows] = trial
             best.offer(trial, graph)
@@ -298,7 +300,15 @@ class _Compilation:
         lowered: Lowered | None = (
             lower.lower(
                 LowerJob(
-                    graph, plan, self.target, artifact, data, self.options.max_ram, self.options.max_flash
+                    graph,
+                    plan,
+                    self.target,
+                    artifact,
+                    data,
+                    self.options.max_ram,
+                    self.options.max_flash,
+                    self.options.io or next(iter(self.target.io_types), ""),
+                    self.options.allow_cpu,
                 )
             )
             if lower is not None
@@ -358,6 +368,7 @@ class _Compilation:
             evaluation=evaluation,
             evaluated_on="evaluation" if self.evaluation is not None else "calibration",
             lowered=lowered,
+            size=lowered.size if lowered is not None else self._size(graph, plan),
             verification=verification,
             budget={"asked": self._asked(), "met": met, "unmet": unmet},
             decision=graph.facts.get(DECISION),
@@ -416,6 +427,11 @@ class _Compilation:
             )
         return result
 
+    def _size(self, graph: Graph, plan: Plan) -> int:
+        """Bytes of weights and tables: in the target's own artifact, if its code says so, else in the reference model."""
+        own = getattr(part(self.target, "lower"), "constant_bytes", None)
+        return constant_bytes(graph, plan) if own is None else int(own(graph, plan, self.target))
+
     @functools.cached_property
     def _executor(self) -> Callable[[Graph, Plan, Target], Runnable] | None:
         """What computes as the target's artifact does, if its code says so."""
@@ -432,11 +448,12 @@ class _Compilation:
         decision = graph.facts.get(DECISION)
         if decision is not None and not decision.keeps_limits:
             found.append(decision.unmet)
-        size = constant_bytes(graph, plan)
-        if self.options.max_size is not None and size > self.options.max_size and not found:
-            found.append(
-                f"--max-size {self.options.max_size:g} is not kept: weights and tables take {size} bytes."
-            )
+        if self.options.max_size is not None and not found:
+            size = self._size(graph, plan)
+            if size > self.options.max_size:
+                found.append(
+                    f"--max-size {self.options.max_size:g} is not kept: weights and tables take {size} bytes."
+                )
         if decision is None and self.options.weight_bits is not None:  # the plan is given
             bits = _weight_bits(graph, plan)
             if bits > self.options.weight_bits:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qcompiler.forms import Form
     from qcompiler.ir.node import Value
     from qcompiler.regions import Region
-    from qcompiler.target import EncodingSpec, Row, Target
+    from qcompiler.target import EncodingSpec, Row, Stored, Target
 
 _SCALE_BITS = 32
 
@@ -42,10 +42,14 @@ def in_bytes(bits: int) -> int:
     return -(-bits // 8) * 8
 
 
-def parameter_bits(form: Form) -> int:
+def parameter_bits(form: Form, scale_bytes: int | None = None) -> int:
     """The bits that scales and zero points of a form take, and what is subtracted where the bias keeps the offset.
 
-    Zero points are stored even where they are all zero: in ONNX they say what type the codes have.
+    In ONNX, zero points are stored even where they are all zero: they say what type the codes have.
+
+    Args:
+        form: The form.
+        scale_bytes: Bytes of a scale and its zero point; None: as in ONNX.
     """
     count = 1
     if form.axis is not None and form.value.shape is not None:
@@ -54,6 +58,8 @@ def parameter_bits(form: Form) -> int:
         if form.spec.block is not None:
             count = elements(form.value) // form.spec.block
     offset = 2 * _SCALE_BITS if form.spec.offset == "bias" else 0
+    if scale_bytes is not None:
+        return count * 8 * scale_bytes + offset
     return count * _SCALE_BITS + in_bytes(count * _carrier_bits(form.spec)) + offset
 
 
@@ -73,6 +79,7 @@ class CostModel:
         self._rate = dict(device.rate) if device is not None else {}
         self._bandwidth = device.bandwidth if device is not None else None
         self._cost = dict(device.cost) if device is not None else {}
+        self._stored = dict(device.stored) if device is not None else {}
 
     @property
     def known(self) -> bool:
@@ -109,10 +116,14 @@ class CostModel:
         macs = math.fsum(ops.macs(node) or 0 for node in region.nodes)
         if row is None or region.kernel is None:
             return macs
-        cost = self._cost.get(f"{region.kernel.name}/{row.name}", row.cost)
+        cost = self._cost.get(_key(region, row), row.cost)
         if cost is None:
             return macs
         return cost * (macs or math.fsum(elements(value) for value in outputs_of(region)))
+
+    def stored(self, region: Region, row: Row) -> Stored:
+        """What the artifact stores for a region that runs as a row, on the chosen device."""
+        return self._stored.get(_key(region, row), row.stored)
 
     def conversion(self, value: Value, spec: EncodingSpec) -> float:
         """Seconds of writing a computed value once more, in another encoding."""
@@ -124,3 +135,8 @@ class CostModel:
 
     def _traffic(self, bits: float) -> float:
         return bits / 8 / self._bandwidth if self._bandwidth else 0.0
+
+
+def _key(region: Region, row: Row) -> str:
+    """What devices call a row by."""
+    return f"{region.kernel.name if region.kernel is not None else ''}/{row.name}"

@@ -72,7 +72,7 @@ def _completed(target: Target, name: str, around: tuple[str, ...], reader: Schem
     core = _completed(target, device.core, (*around, name), reader)
     taken = {
         key: getattr(core, key)
-        for key in ("formats", "features", "rate", "cost", "bandwidth", "code")
+        for key in ("formats", "features", "rate", "cost", "stored", "bandwidth", "code")
         if not getattr(device, key)
     }
     return dataclasses.replace(device, **taken)
@@ -177,6 +177,8 @@ class _Checker:
             if name not in FORMATS or not FORMATS[name].is_plain_float:
                 floats = [entry for entry in FORMATS if FORMATS[entry].is_plain_float]
                 raise self.fail("float_formats", f"{name!r} is no plain float format{suggest(name, floats)}")
+        if target.scale_bytes is not None and target.scale_bytes < 0:
+            raise self.fail("scale_bytes", f"{target.scale_bytes} is no number of bytes")
         for device, entry in target.device.items():
             for key, formats in (("formats", entry.formats), ("rate", tuple(entry.rate))):
                 for name in formats:

@@ -2,8 +2,9 @@
 
 `lower.py` has `lower(job: LowerJob) -> Lowered`: it consumes graph and plan, decides no precision, and writes the target's
 files. Where the artifact is no ONNX file, `executor(graph, plan, target) -> Runnable` computes the same to the bit, and is
-measured in its place. `verify.py` has `verify(job) -> Verification`: it runs or builds what was written in the best real consumer
-that is installed, and compares.
+measured in its place; and `constant_bytes(graph, plan, target) -> int` says what weights and tables take in it. `verify.py` has
+`verify(job) -> Verification`: it runs or builds what was written in the best real consumer that is installed, and compares.
+What shows the files of a target is a module of its own, see `file_summary`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class LowerJob:
         data: Samples, for test vectors; None if there are none.
         max_ram: The most bytes of what is computed, if the user limits them.
         max_flash: The most bytes of code and constants, if the user limits them.
+        io: What inputs and outputs are to be, one of the target's `io_types`; empty where it has none.
+        allow_cpu: Whether it is fine that the accelerator runs nothing.
     """
 
     graph: Graph
@@ -65,6 +68,8 @@ class LowerJob:
     data: DataSource | None = None
     max_ram: int | None = None
     max_flash: int | None = None
+    io: str = ""
+    allow_cpu: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Options:
         max_latency: The most milliseconds of one inference, by the target's cost model.
         max_ram: The most bytes of memory for what is computed, on targets that plan it.
         max_flash: The most bytes of code and constants, on targets that write code.
+        io: What inputs and outputs are in the artifact, on targets that offer several types; the target's first choice when empty.
+        allow_cpu: Whether it is fine that the accelerator runs nothing of the model.
         dimensions: Sizes of open dimensions of the inputs, by their names or as `INPUT:AXIS`.
         minimise: What is made small within `max_drop`: "size" or "latency".
         pareto: Whether a front of accuracy against size is measured, too.
@@ -58,6 +60,8 @@ class Options:
     max_latency: float | None = None
     max_ram: int | None = None
     max_flash: int | None = None
+    io: str = ""
+    allow_cpu: bool = False
     dimensions: Mapping[str, int] = field(default_factory=dict)
     minimise: str = "size"
     pareto: bool = False
@@ -103,10 +107,49 @@ class Options:
             raise OptionError(
                 f"--max-flash allows {self.max_flash} bytes, and the kernels' code alone takes some {code}."
             )
-        sizes = [self.max_size, None if self.max_flash is None else self.max_flash - code]
-        size = min((limit for limit in sizes if limit is not None), default=None)
-        budget = Budget(self.weight_bits, size, latency)
+        left = None if self.max_flash is None else self.max_flash - code
+        if left is not None and (self.max_size is None or left < self.max_size):
+            return Budget(self.weight_bits, left, latency, code=code)
+        budget = Budget(self.weight_bits, self.max_size, latency)
         return None if budget == Budget() else budget
+
+    def check_target(self, target: Target, *, written: bool) -> None:
+        """Refuses what the target does not offer: types, and limits where nothing would hold a compilation to them.
+
+        Args:
+            target: The target.
+            written: Whether the target's own artifact is written.
+
+        Raises:
+            OptionError: There is one.
+        """
+        if self.io and self.io not in target.io_types:
+            offered = f"offers {', '.join(target.io_types)}" if target.io_types else "has none to choose from"
+            raise OptionError(
+                f"--io {self.io}: {target.label} {offered} for inputs and outputs{suggest(self.io, target.io_types)}"
+            )
+        device = target.device.get(target.chosen_device)
+        if device is None or not device.code:
+            if self.max_flash is not None:
+                raise OptionError(
+                    f"--max-flash limits code and constants in the flash of a device, and no code is written for {target.label}; "
+                    "--max-size limits bytes of weights and tables."
+                )
+            if self.max_ram is not None:
+                raise OptionError(
+                    f"--max-ram limits the memory that written code computes in, and no code is written for {target.label}, which plans "
+                    "its memory itself; leave --max-ram out. --max-size limits bytes of weights and tables."
+                )
+        if not written and self.max_ram is not None:
+            raise OptionError(
+                "--max-ram limits the memory that written code computes in, and none is written here; give an output folder, or leave "
+                "--max-ram out."
+            )
+        if not written and self.max_flash is not None and self.plan is not None:
+            raise OptionError(
+                "--max-flash limits the choice of rows and the code that is written: --plan leaves nothing to choose, and no code is written "
+                "here; give an output folder, or leave --max-flash out."
+            )
 
     @property
     def searches(self) -> bool:

@@ -94,6 +94,23 @@ FLOAT_SPEC = EncodingSpec("float32")
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What an artifact stores for a region beside codes, floats, scales and zero points.
+
+    Attributes:
+        channel: Bytes per output channel of its weight: factors of accumulators, the upper halves of wide biases.
+        whole: Bytes whatever its size: a table.
+    """
+
+    channel: int = 0
+    whole: int = 0
+
+    def __post_init__(self) -> None:
+        if self.channel < 0 or self.whole < 0:
+            raise ValueError("channel and whole are numbers of bytes, from 0 on")
+
+
+@dataclass(frozen=True)
 class Row:
     """One combination of operand encodings that a kernel executes.
 
@@ -108,6 +125,7 @@ class Row:
         cost: Work per multiply-accumulate, in the unit of the devices' rates; of rows that accumulate nothing, per element of
             the result. None: one per multiply-accumulate. A device's own `cost` comes first.
         without: Features of devices that cannot execute the row, each with the reason.
+        stored: What the artifact stores for a region that runs as this row. A device's own `stored` comes first.
         source: The document or measurement that says so.
         verified: The test that exercised the row against the real consumer; empty: shown as unverified.
     """
@@ -119,6 +137,7 @@ class Row:
     limits: tuple[Mapping[str, Any], ...] = ()
     cost: float | None = None
     without: Mapping[str, str] = field(default_factory=dict)
+    stored: Stored = Stored()
     source: str = ""
     verified: str = ""
 
@@ -133,8 +152,14 @@ class Kernel:
         row: Its rows, the preferred one first.
         limits: Conditions on every match.
         quantize: "always": wherever legal. "when-consumed": only where a consumer of the result asks for it.
-        rounding: How its integer rows round accumulators to codes: "double" (the product to 32 bits, then the shift) or "single"
-            (once); see `qcompiler.fixed_point`.
+        rounding: How its integer rows round accumulators to codes: "double" (the product to 32 bits, then the shift), "single"
+            (once) or "away" (the product with the real factor, halves away from zero); see `qcompiler.fixed_point`.
+        scales: The precision in which products and quotients of scales are computed before they become factors; "mixed": products
+            in float32, quotients in float64.
+        mean: Whether the factor of a mean is found from the "real" quotient by the count, or the multiplier of the scales is divided
+            by it in "integer"s, which rounds more results twice.
+        functions: How functions of one variable become codes: tables whose entries are rounded with halves to "even" or "away" from
+            zero, or, for piecewise linear ones, "factors" applied to the codes.
         note: Why the kernel has no (other) quantized rows, where people would expect some.
         source: The document or measurement that says so.
     """
@@ -144,7 +169,10 @@ class Kernel:
     row: tuple[Row, ...] = ()
     limits: tuple[Mapping[str, Any], ...] = ()
     quantize: Literal["always", "when-consumed"] = "always"
-    rounding: Literal["double", "single"] = "double"
+    rounding: Literal["double", "single", "away"] = "double"
+    scales: Literal["float64", "float32", "mixed"] = "float64"
+    mean: Literal["real", "integer"] = "real"
+    functions: Literal["even", "away", "factors"] = "even"
     note: str = ""
     source: str = ""
 
@@ -160,13 +188,14 @@ class Device:
 
     Attributes:
         title: What people call it.
-        core: Another device that it is built around: what this one leaves out (formats, features, rates, costs, bandwidth) is
-            that one's.
+        core: Another device that it is built around: what this one leaves out (formats, features, rates, costs, what is stored,
+            bandwidth, code) is that one's.
         formats: Formats that its arithmetic units take; rows with others are not legal on it.
         features: What sets its instructions apart, in the descriptor's own words; rows may be `without` some.
         rate: Format to multiply-accumulates per second, or to the unit of `cost` per second.
         cost: `kernel/row` to the row's cost on this device (see `Row.cost`); `conversion` to that of writing an element once more
             in another encoding.
+        stored: `kernel/row` to what is stored for the row on this device (see `Row.stored`).
         bandwidth: Bytes per second of its memory.
         memory: On-chip bytes for what is computed.
         flash: Bytes for code and constants, where those lie apart.
@@ -181,6 +210,7 @@ class Device:
     features: tuple[str, ...] = ()
     rate: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
+    stored: Mapping[str, Stored] = field(default_factory=dict)
     bandwidth: float | None = None
     memory: int | None = None
     flash: int | None = None
@@ -214,6 +244,8 @@ class Target:
         float_formats: What may remain float, and in which formats; the first is the default.
         layout: "nchw" or "nhwc".
         io: Whether graph inputs and outputs stay "float" or take the graph's own "quantized" encodings.
+        io_types: What inputs and outputs may be in the artifact, the first one by default; empty: there is nothing to choose.
+        scale_bytes: Bytes that the artifact stores for a scale and its zero point; None: as ONNX does, a float32 and a code.
         encoding: Named encodings for the rows.
         device: Devices by name.
         kernel: The kernel table, preferred kernels first among matches of equal length.
@@ -233,6 +265,8 @@ class Target:
     float_formats: tuple[str, ...] = ("float32",)
     layout: Literal["nchw", "nhwc"] = "nchw"
     io: Literal["float", "quantized"] = "float"
+    io_types: tuple[str, ...] = ()
+    scale_bytes: int | None = None
     encoding: Mapping[str, EncodingSpec] = field(default_factory=dict)
     device: Mapping[str, Device] = field(default_factory=dict)
     kernel: tuple[Kernel, ...] = ()

@@ -13,6 +13,8 @@ from qcompiler.cli.settings import Settings, read_config
 from qcompiler.descriptor import load_target
 from qcompiler.errors import OptionError
 from qcompiler.options import Options, default_pipeline, make_options
+from qcompiler.target import Target
+from qcompiler.targets import find_target
 
 NPU = load_target(Path(__file__).parents[1] / "docs" / "examples" / "npu.toml")
 LIMITS = {"weight_bits": "--weight-bits", "max_size": "--max-size", "max_latency": "--max-latency"}
@@ -65,6 +67,39 @@ def test_a_budget_is_there_where_something_is_limited() -> None:
     assert Options(max_drop=0.1, minimise="latency", pareto=True).budget() is None
     assert Options(weight_bits=4, max_size=1000, max_latency=5).budget() == Budget(4, 1000, 0.005)
     assert Options(max_latency=2.5).budget() == Budget(latency=0.0025)
+
+
+def test_the_code_is_taken_off_a_limit_on_flash() -> None:
+    assert Options(max_flash=75_000).budget(23_000) == Budget(size=52_000, code=23_000)
+    assert Options(max_flash=75_000, max_size=51_999).budget(23_000) == Budget(size=51_999)
+    assert Options(max_flash=75_000, max_size=52_001).budget(23_000) == Budget(size=52_000, code=23_000)
+    assert Options(max_ram=1).budget(23_000) is None
+    with pytest.raises(OptionError, match="--max-flash allows 23000 bytes, and the kernels' code alone"):
+        Options(max_flash=23_000).budget(23_000)
+
+
+@pytest.mark.parametrize("target", [NPU, find_target("tensorrt"), find_target("tensorrt:sm89")])
+@pytest.mark.parametrize(("option", "says"), [("max_ram", "--max-ram limits the memory"), ("max_flash", "--max-flash limits code")])  # fmt: skip
+def test_limits_of_devices_that_code_is_written_for(target: Target, option: str, says: str) -> None:
+    options = make_options({option: 100_000})
+    for written in (True, False):
+        with pytest.raises(OptionError, match=rf"{says}.* no code is written for {target.label}") as caught:
+            options.check_target(target, written=written)
+        assert "--max-size limits bytes of weights and tables." in str(caught.value)
+    options.check_target(find_target("cmsis-nn"), written=True)
+    make_options({"max_size": 100_000}).check_target(target, written=True)
+
+
+def test_limits_that_nothing_is_written_within() -> None:
+    """Without an artifact there is no memory to plan; flash is still what precision is chosen for, if it is chosen."""
+    target = find_target("cmsis-nn")
+    with pytest.raises(OptionError, match=r"--max-ram limits .* give an output folder"):
+        make_options({"max_ram": 100_000}).check_target(target, written=False)
+    make_options({"max_flash": 100_000}).check_target(target, written=False)
+    planned = make_options({"max_flash": 100_000, "plan": "plan.json"})
+    planned.check_target(target, written=True)
+    with pytest.raises(OptionError, match=r"--max-flash .* --plan leaves nothing to choose"):
+        planned.check_target(target, written=False)
 
 
 def test_a_search_is_there_where_something_is_measured() -> None:

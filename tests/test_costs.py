@@ -18,7 +18,7 @@ from qcompiler.pass_manager import PassContext
 from qcompiler.passes import find_pass
 from qcompiler.pipeline import Pipeline
 from qcompiler.regions import REGIONS, Region
-from qcompiler.target import EncodingSpec, Target
+from qcompiler.target import EncodingSpec, Stored, Target
 
 CHANNELS = EncodingSpec("int4", granularity="per-channel")
 DEVICE = """
@@ -121,6 +121,26 @@ def test_codes_take_the_bits_of_their_format(name: str, bits: int) -> None:
 )  # fmt: skip
 def test_scales_and_zero_points_take_bits(spec: EncodingSpec, axis: int | None, bits: int) -> None:
     assert parameter_bits(Form(graph_of(TEXT, CONSTANTS).value("w"), spec, axis)) == bits
+
+
+@pytest.mark.parametrize(("axis", "count"), [(None, 1), (1, 10)])
+def test_scales_take_what_the_target_says(axis: int | None, count: int) -> None:
+    form = Form(graph_of(TEXT, CONSTANTS).value("w"), CHANNELS, axis)
+    assert parameter_bits(form, 0) == 0
+    assert parameter_bits(form, 12) == count * 96
+
+
+def test_what_is_stored_for_a_row_differs_between_devices(tmp_path: Path) -> None:
+    device = f'{DEVICE}[device.chip.stored]\n"linear/w8a8" = {{ channel = 12 }}\n'
+    target = target_of(
+        tmp_path, HEADER + device + ENCODINGS + KERNEL.replace("cost = 3.0", "stored = { whole = 256 }")
+    )
+    problem = problem_of(graph_of(TEXT, CONSTANTS), target)
+    (region,) = problem.regions
+    model = CostModel(target, "float32")
+    assert {row.name: model.stored(region, row) for row in problem.legal_rows(region)} == {
+        "w8a8": Stored(channel=12), "w4a8": Stored(whole=256), "float": Stored(),
+    }  # fmt: skip
 
 
 # -- forms ---------------------------------------------------------------------------------------------------------

@@ -128,10 +128,10 @@ def test_the_readme_has_the_two_commands() -> None:
 def test_the_guides_name_every_key_of_the_descriptor() -> None:
     from dataclasses import fields
 
-    from qcompiler.target import Device, EncodingSpec, Kernel, QdqStyle, Row, Target
+    from qcompiler.target import Device, EncodingSpec, Kernel, QdqStyle, Row, Stored, Target
 
     text = (ROOT / "docs" / "guides" / "targets.md").read_text(encoding="utf-8")
-    for kind in (Target, EncodingSpec, Device, Kernel, Row, QdqStyle):
+    for kind in (Target, EncodingSpec, Device, Kernel, Row, Stored, QdqStyle):
         for entry in fields(kind):
             if entry.metadata.get("key", True):
                 assert f"`{entry.name}`" in text, f"{kind.__name__}.{entry.name} is not described"

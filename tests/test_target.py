@@ -9,7 +9,7 @@ from quantized import ENCODINGS, HEADER, KERNELS, SMALL, target_of
 
 from qcompiler.descriptor import load_target
 from qcompiler.errors import TargetError
-from qcompiler.target import FLOAT_SPEC, EncodingSpec, Target
+from qcompiler.target import FLOAT_SPEC, EncodingSpec, Stored, Target
 from qcompiler.targets import descriptors, find_target, part
 
 DEVICES = """
@@ -60,6 +60,23 @@ def test_devices(tmp_path: Path) -> None:
         target_of(tmp_path, text, "newer")
 
 
+def test_a_device_stores_what_its_core_does(tmp_path: Path) -> None:
+    devices = """
+[device.core.stored]
+"conv/int8" = { channel = 12, whole = 4 }
+[device.part]
+core = "core"
+memory = 1000
+[device.other]
+core = "core"
+[device.other.stored]
+"conv/int8" = { whole = 8 }
+"""
+    device = target_of(tmp_path, SMALL + devices).device
+    assert device["part"].stored == device["core"].stored == {"conv/int8": Stored(channel=12, whole=4)}
+    assert device["other"].stored == {"conv/int8": Stored(whole=8)}
+
+
 # -- mistakes --------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +110,9 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "fixed and derived": (HEADER + "[encoding.a]\nformat = 'int32'\nscale = 1.0\nderived = ['x']", "encoding.a: a scale is either fixed or derived"),
     "device format": (HEADER + "[device.d]\nformats = ['int7']", "device.d.formats: format 'int7' is unknown; did you mean 'int"),
     "device rate": (HEADER + "[device.d]\nrate = { fp8 = 1 }", "device.d.rate: format 'fp8' is unknown"),
+    "scale bytes": (HEADER + "scale_bytes = -4", "scale_bytes: -4 is no number of bytes"),
+    "stored": (HEADER + "[device.d.stored]\n'k/r' = { channel = -1 }", "device.d.stored.k/r: channel and whole are numbers of bytes, from 0 on"),
+    "stored per what": (kernel(row=OPERANDS + "stored = { channels = 8 }"), "row[0].stored.channels: unknown key; did you mean 'channel'?"),
     "default device": (HEADER + "default_device = 'x'\n[device.d]", "default_device: there is no device 'x'; known: d."),
     "kernel name": (HEADER + "[[kernel]]\npattern = 'Conv'", "kernel[0].name: this key is required and missing"),
     "kernel no table": (HEADER + "kernel = [3]", "kernel[0]: expected a table, found an integer 3"),

@@ -70,6 +70,20 @@ def compile_command(
             help="The most bytes of code and constants, for targets that write code.",
         ),
     ] = None,
+    io: Annotated[
+        str | None,
+        typer.Option(
+            "--io", metavar="TYPE", help="What inputs and outputs are, for targets that offer several types."
+        ),
+    ] = None,
+    allow_cpu: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-cpu/--no-allow-cpu",
+            help="Exit with 0 although the accelerator runs nothing of the model.",
+            show_default=False,
+        ),
+    ] = None,
     minimise: Annotated[
         str | None,
         typer.Option(
@@ -132,7 +146,7 @@ def compile_command(
         {
             "model": model, "target": target, "calibration": calibration, "evaluation": evaluation, "output": output,
             "metric": metric, "max_drop": max_drop, "weight_bits": weight_bits, "max_size": max_size,
-            "max_latency": max_latency, "max_ram": max_ram, "max_flash": max_flash, "minimise": minimise, "pareto": pareto, "plan": plan, "statistics": statistics, "method": method,
+            "max_latency": max_latency, "max_ram": max_ram, "max_flash": max_flash, "io": io, "allow_cpu": allow_cpu, "minimise": minimise, "pareto": pareto, "plan": plan, "statistics": statistics, "method": method,
             "extra": tuple(extra or ()), "pipeline": pipeline, "option": tuple(option or ()), "dimension": tuple(dimension or ()), "float_format": float_format,
             "dump": dump, "verify_each": verify_each, "force": force,
         },

@@ -47,6 +47,8 @@ class Settings:
     max_latency: float | None = _key("max-latency")
     max_ram: int | None = _key("max-ram")
     max_flash: int | None = _key("max-flash")
+    io: str | None = None
+    allow_cpu: bool | None = _key("allow-cpu")
     minimise: str | None = None
     pareto: bool | None = None
     plan: str | None = None
@@ -100,6 +102,8 @@ class Settings:
             "max_latency": self.max_latency,
             "max_ram": self.max_ram,
             "max_flash": self.max_flash,
+            "io": self.io,
+            "allow_cpu": self.allow_cpu,
             "minimise": self.minimise,
             "pareto": self.pareto,
             "plan": self.plan,

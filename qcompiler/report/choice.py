@@ -191,7 +191,7 @@ def limit_texts(report: words.Report) -> dict[str, str]:
     asked, found = report["budget"]["asked"], {}
     for name, limit in report["assignment"]["limits"].items():
         if name == "size":
-            options = ("weight_bits", "max_size")
+            options = ("weight_bits", "max_size", "max_flash")
             origins = [f"--{key.replace('_', '-')} {asked[key]:g}" for key in options if key in asked]
             origins = origins or ["a step of the search"] * bool(report.get("search"))
             text = f"{limit / 8:,.0f} bytes of {_sized(report)}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.artifact import version
-from qcompiler.report.node_table import constant_bytes, node_rows, weight_rows
+from qcompiler.report.node_table import node_rows, weight_rows
 
 if TYPE_CHECKING:
     from qcompiler.decision import Decision
@@ -36,6 +36,7 @@ def make_report(
     evaluation: Evaluation | None,
     evaluated_on: str,
     lowered: Lowered | None,
+    size: int,
     verification: Verification | None,
     budget: dict[str, Any],
     decision: Decision | None,
@@ -73,7 +74,7 @@ def make_report(
         / max(sum(row["parameters"] for row in weights), 1),
         "size_bytes": {
             "float": float_bytes,
-            "compiled": lowered.size if lowered is not None else constant_bytes(graph, plan),
+            "compiled": size,
         },
         "metric": _metric(evaluation, evaluated_on),
         "sqnr_db": evaluation.models["reference"].sqnr_db if evaluation is not None else None,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from qcompiler.targets.cmsis_nn.source import Source
 
 STACK = 2048
-"""Bytes of stack that the kernels need at most, with room."""
+"""Bytes of stack that CMSIS-NN's kernels need at most, with room; the portable ones need up to 2.8 KB."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Fit:
             )
         lines += [
             "",
-            f"Counted: the arena and {STACK} bytes of stack; constants, and some {self.code:,} bytes of code.",
+            (
+                f"Counted: the arena, and {STACK:,} bytes of stack, which CMSIS-NN's kernels need (4,096 with the portable ones); constants, "
+                f"and some {self.code:,} bytes of code."
+            ),
         ]
         return "\n".join(lines)
 

@@ -15,9 +15,9 @@ from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets.cmsis_nn.boards import BOARDS
 from qcompiler.targets.cmsis_nn.c_text import comment
 from qcompiler.targets.cmsis_nn.deployment import deploy
-from qcompiler.targets.cmsis_nn.fit import fit_of
+from qcompiler.targets.cmsis_nn.fit import STACK, fit_of
 from qcompiler.targets.cmsis_nn.project import write_project
-from qcompiler.targets.cmsis_nn.source import write_source
+from qcompiler.targets.cmsis_nn.source import constants_of, write_source
 
 if TYPE_CHECKING:
     from qcompiler.data import DataSource
@@ -42,7 +42,7 @@ def lower(job: LowerJob) -> Lowered:
     program = program_of(job.graph, job.plan, job.target)
     core, path = core_of(job.target)
     device = job.target.device[job.target.chosen_device]
-    limits = [limit for limit in (job.max_ram, device.memory) if limit is not None]
+    limits = [limit for limit in (job.max_ram, device.memory and device.memory - STACK) if limit is not None]
     deployment = deploy(program, path, min(limits, default=None))
     source = write_source(deployment, core)
     fit = fit_of(deployment, source, job.target, job.max_ram, job.max_flash)
@@ -72,6 +72,15 @@ def executor(graph: Graph, plan: Plan, target: Target) -> ProgramSession:
         TargetError: See `lower`.
     """
     return ProgramSession(program_of(graph, plan, target))
+
+
+def constant_bytes(graph: Graph, plan: Plan, target: Target) -> int:
+    """Bytes of the constants of the generated C.
+
+    Raises:
+        TargetError: See `lower`.
+    """
+    return constants_of(program_of(graph, plan, target), core_of(target)[1]).bytes
 
 
 def program_of(graph: Graph, plan: Plan, target: Target) -> Program:

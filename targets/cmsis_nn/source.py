@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from qcompiler.artifact import version
+from qcompiler.integer.operations import View
 from qcompiler.targets.cmsis_nn import own_steps, steps  # noqa: F401 - they register what they write
 from qcompiler.targets.cmsis_nn.c_text import c_type, comment, identifier
 from qcompiler.targets.cmsis_nn.constants import Constants
 from qcompiler.targets.cmsis_nn.emitting import Context, body, parameter_list
 
 if TYPE_CHECKING:
-    from qcompiler.integer.program import Operation, Tensor
+    from qcompiler.integer.program import Operation, Program, Tensor
+    from qcompiler.targets.cmsis_nn.boards import KernelPath
     from qcompiler.targets.cmsis_nn.deployment import Deployment
 
 DATA_HEADER = """\
@@ -89,6 +91,15 @@ def write_source(deployment: Deployment, core: str) -> Source:
     }
     functions = tuple(sorted(writer.functions))
     return Source(writer.inputs, writer.outputs, files, functions, writer.constants.bytes, digest)
+
+
+def constants_of(program: Program, path: KernelPath) -> Constants:
+    """The constants that `write_source` writes, wherever things lie in memory: slices share them."""
+    context = Context(Constants(), path, {})
+    for operation in program.operations:
+        if not isinstance(operation.work, View):
+            body(operation, context)
+    return context.constants
 
 
 def _ports(tensors: tuple[Tensor, ...], what: str) -> tuple[Port, ...]:

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import qcompiler as qc
 from qcompiler import demo
+from qcompiler.errors import OptionError
 from qcompiler.ir.onnx_export import save
 
 RNG = np.random.default_rng(0)
@@ -307,6 +308,17 @@ def test_a_drop_without_data_to_measure_it_on(folder: Path) -> None:
 @pytest.mark.parametrize("drop", ["nan", "-1", "inf", "much"])
 def test_a_drop_that_is_no_budget(folder: Path, drop: str) -> None:
     compile_refused("--max-drop", drop, "-e", demo.EVALUATION, says=["--max-drop"])
+
+
+@pytest.mark.parametrize("option", ["--max-ram", "--max-flash"])
+@pytest.mark.parametrize("target", ["fast.toml", "tensorrt"])
+def test_limits_of_memory_where_no_code_is_written(folder: Path, option: str, target: str) -> None:
+    compile_refused("-t", target, option, "100000", says=[option, "no code is written", "--max-size"])
+
+
+def test_a_limit_of_memory_without_anything_written() -> None:
+    with pytest.raises(OptionError, match=r"--max-ram .* give an output folder"):
+        qc.compile(demo.MODEL, "cmsis-nn", demo.CALIBRATION, max_ram=100_000)
 
 
 # -- names ---------------------------------------------------------------------------------------------------------

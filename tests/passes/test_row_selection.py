@@ -306,6 +306,23 @@ def test_derived_biases_and_shape_constants_count(tmp_path: Path) -> None:
     assert size <= decision.size_bytes <= size + 8
 
 
+def test_an_artifact_of_its_own_stores_what_its_descriptor_says(tmp_path: Path) -> None:
+    """Codes, float biases as they are, zeros where there is none, 8 bytes per channel, a table, and 3 bytes per scale."""
+    text = "(float[batch,16] x) => (float y) { a = Gemm(x, w, b) r = Relu(a) c = Gemm(r, v) y = Tanh(c) }"
+    constants = {"w": normal(16, 24), "b": normal(24), "v": normal(24, 5)}
+    rows = DERIVED.replace("output = [", "stored = { channel = 8 }\noutput = [")
+    rows += (
+        '[[kernel]]\nname = "table"\npattern = "Tanh(x)"\n[[kernel.row]]\nname = "a8"\noperands = { x = "a8" }\n'
+        'stored = { whole = 256 }\noutput = ["float"]\n'
+    )
+    target = target_of(tmp_path, f"{HEADER}scale_bytes = 3\n{rows}")
+    _, losses, selection = stated(text, constants, target)
+    decision = select(selection, Budget(minimise="size"), losses, {})
+    codes, biases = (16 * 24 + 24 * 5) // 2, 4 * (24 + 5)
+    scales = 3 * (24 + 5 + 3 + 24)  # of weights, of activations, of the bias
+    assert decision.size_bytes == codes + biases + scales + 8 * (24 + 5) + 256
+
+
 def test_weights_that_no_row_covers_count_as_floats(tmp_path: Path) -> None:
     """They are weights: the others have to make up for them."""
     text = "(float[batch,8] x) => (float y) { a = Gemm(x, w) r = Relu(a) y = MatMul(r, v) }"
@@ -599,6 +616,19 @@ def test_the_least_that_is_named_can_be_asked_for() -> None:
     for decision in (weight_bits, size, latency):
         assert "Most of it is due to Conv" in decision.unmet
         assert decision.unmet.endswith(".")
+
+
+def test_a_limit_on_flash_is_named_with_the_code() -> None:
+    _, losses, selection = stated(BRANCHES, BRANCH_CONSTANTS)
+    size = select(selection, Budget(size=100), losses, {}).unmet
+    least = int(size.split(" bytes, of which ")[0].rsplit(" ", 1)[1])
+    flash = select(selection, Budget(size=100, code=1_000_000), losses, {})
+    assert flash.unmet == size.replace("--max-size 100 ", "--max-flash 1000100 ").replace(
+        f"{least} bytes, of which ", f"{1_000_000 + least} bytes, of which 1000000 are code and "
+    )
+    assert flash.missed == "size"
+    both = select(selection, Budget(size=least, latency=1e-12, code=20), losses, {})
+    assert "--max-size" not in both.unmet
 
 
 def test_limits_that_exclude_each_other_are_named() -> None:

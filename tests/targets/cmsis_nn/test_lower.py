@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -37,6 +38,7 @@ from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets import find_target
 from qcompiler.targets.cmsis_nn import emulator, host
 from qcompiler.targets.cmsis_nn.boards import BOARDS
+from qcompiler.targets.cmsis_nn.fit import STACK
 from qcompiler.targets.cmsis_nn.lower import lower, recorded
 from qcompiler.targets.cmsis_nn.project import vectors_file
 from qcompiler.targets.cmsis_nn.verify import emulate
@@ -68,9 +70,15 @@ def project(
     prefer: tuple[str, ...] = (),
     device: str = "",
     max_ram: int | None = None,
+    memory: int | None = None,
 ) -> Project:
-    """Compiles a model and writes its project, without all that surrounds it."""
+    """Compiles a model and writes its project, without all that surrounds it; for a part with so much memory, if that is given."""
     target = find_target(f"cmsis-nn:{device}" if device else "cmsis-nn")
+    if memory is not None:
+        part = dataclasses.replace(
+            target.device[target.chosen_device], core=target.chosen_device, memory=memory
+        )
+        target = dataclasses.replace(target, device={**target.device, "part": part}, chosen_device="part")
     if samples is None:
         assert isinstance(model, Graph)
         samples = samples_for(model, 8)
@@ -141,6 +149,17 @@ def test_slices_of_rows(tmp_path: Path, prefer: tuple[str, ...]) -> None:
     assert sliced(tight)
     check(tight)
     check(whole)
+
+
+def test_the_stack_is_left_beside_the_arena(tmp_path: Path) -> None:
+    """A part whose memory holds either the arena or the stack gets finer slices, and then both fit."""
+    text = """(float[n,2,24,20] x) => (float[n,6] y) {
+        a = Conv<pads=[1,1,1,1]>(x, v) b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, w) e = GlobalAveragePool(c) y = Flatten(e) }"""
+    graph = graph_of(text, {"v": normal(6, 2, 3, 3), "w": normal(6, 6, 3, 3)})
+    free = project(tmp_path / "free", graph).lowered.details["arena"]["bytes"]
+    made = project(tmp_path / "part", graph, memory=free + STACK - 1)
+    assert made.lowered.details["arena"]["bytes"] < free
+    assert made.lowered.unmet == ()
 
 
 SEVERAL = """(float[n,3,6,6] x, float[n,4,6,6] z) => (float[] p, float[] q, int64[] r) {
@@ -317,6 +336,13 @@ def test_too_little_memory_is_told_with_the_peak(tmp_path: Path) -> None:
     assert "--max-ram allows 100 bytes" in unmet
     assert re.search(r"the arena takes [\d,]+ .*no placement takes fewer than [\d,]+", unmet)
     assert re.search(r"Most is alive during \S+: \S+ [\d,]+", unmet)
+
+
+def test_the_engineer_is_told_how_much_stack_is_counted(tmp_path: Path) -> None:
+    text = (project(tmp_path / "demo", MODEL, samples=CALIBRATION).folder / "README.md").read_text()
+    assert STACK == 2048
+    assert "4 KB of stack with the portable kernels, 2 KB with CMSIS-NN's" in text
+    assert "2,048 bytes of stack, which CMSIS-NN's kernels need (4,096 with the portable ones)" in text
 
 
 @pytest.mark.usefixtures("nothing_installed")
