@@ -34,6 +34,10 @@ class PassError(QCompilerError):
     """A pass broke its contract; the message names the pass and, where known, the rewrite."""
 
 
+class ExtraError(QCompilerError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
 class OutputError(QCompilerError):
     """The output folder cannot be written."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Integers = NDArray[np.int64]
 
-Rounding = Literal["double", "single"]
+Rounding = Literal["double", "single", "away"]
 
 LEAST, MOST = -(1 << 31), (1 << 31) - 1
 """The ends of int32."""
@@ -40,14 +40,17 @@ class Rescale:
     Attributes:
         multiplier: int32, [1] or [channels]; 0, or 2**30 to 2**31 - 1.
         shift: int32, of the same shape; -31 to 30, to the left where positive.
-        rounding: "double": the product is rounded to 32 bits, then the shift is rounded. "single": once.
+        rounding: "double": the product is rounded to 32 bits, then the shift is rounded. "single": once. "away": the product with
+            the real factor in double precision is rounded, halves away from zero.
         wide: The accumulators have 64 bits, and the multiplier is reduced to 16 (int16 activations).
+        real: float64, the factors themselves; for "away".
     """
 
     multiplier: NDArray[Any]
     shift: NDArray[Any]
     rounding: Rounding = "double"
     wide: bool = False
+    real: NDArray[Any] | None = None
 
     @classmethod
     def of(cls, real: ArrayLike, rounding: Rounding = "double", wide: bool = False) -> Rescale:
@@ -77,7 +80,22 @@ class Rescale:
         made = multiplier.astype(np.int32), np.minimum(shift, most).astype(np.int32)
         for array in made:
             array.setflags(write=False)
-        return cls(*made, rounding, wide)
+        return cls(*made, rounding, wide, factors if rounding == "away" else None)
+
+    @classmethod
+    def of_mean(cls, real: float, count: int) -> Rescale:
+        """The factor real / count of a sum of `count` numbers, as TensorFlow Lite's `Mean` finds it.
+
+        The multiplier of `real` is divided in integers, shifted up before as far as the count allows: multiplier =
+        (m << k) // count, shift = s - k, with k the lesser of floor(log2(count)) and s + 31.
+
+        Raises:
+            ValueError: See `of`.
+        """
+        factor = cls.of(real)
+        multiplier, shift = int(factor.multiplier[0]), int(factor.shift[0])
+        up = min(count.bit_length() - 1, 32, 31 + shift)
+        return cls(np.array([(multiplier << up) // count], np.int32), np.array([shift - up], np.int32))
 
     def apply(self, accumulators: NDArray[Any]) -> Integers:
         """The accumulators times the factors, rounded; int64 numbers of 32 bits.
@@ -87,11 +105,14 @@ class Rescale:
         * double: x << s where s is positive, wrapped; high half of twice the product with m, halves rounded up; shifted by
           -s to the right, halves rounded away from zero.
         * single: x * m shifted by 31 - s to the right, halves rounded up.
+        * away: x times the real factor, halves away from zero; what int32 cannot hold becomes its lowest number.
         * wide: with m rounded to 16 bits, x * m shifted by 14 - s to the right and wrapped, then by 1, halves rounded up.
 
         Args:
             accumulators: Any integers, read only; with several factors [..., channels].
         """
+        if self.real is not None:
+            return _rounded(accumulators if self.wide else wrap32(accumulators), self.real)
         multiplier, shift = self.multiplier.astype(np.int64), self.shift.astype(np.int64)
         if self.wide:
             multiplier = np.where(multiplier < 0x7FFF0000, (multiplier + (1 << 15)) >> 16, 0x7FFF)
@@ -109,13 +130,7 @@ class Rescale:
             x += 1
             x >>= 1
             return wrap32(x)
-        if (shift > 0).any():
-            x <<= np.maximum(shift, 0)
-            x = wrap32(x)
-        x *= multiplier
-        x += 1 << 30
-        x >>= 31
-        return _divide(x, np.maximum(-shift, 0))
+        return _multiplied(x, multiplier, shift)
 
 
 def quantized_multiplier(real: float) -> tuple[int, int]:
@@ -127,6 +142,11 @@ def quantized_multiplier(real: float) -> tuple[int, int]:
 def wrap32(x: ArrayLike) -> Integers:
     """Integers as they are left in 32 bits, in two's complement."""
     return np.asarray(x).astype(np.int32).astype(np.int64)
+
+
+def multiply(x: ArrayLike, multiplier: ArrayLike, shift: ArrayLike) -> Integers:
+    """The product x * multiplier / 2**31 * 2**shift as `Rescale` rounds it under "double"; the factors broadcast against x."""
+    return _multiplied(wrap32(x), np.asarray(multiplier, np.int64), np.asarray(shift, np.int64))
 
 
 def doubling_high_multiply(a: ArrayLike, b: ArrayLike) -> Integers:
@@ -185,6 +205,25 @@ def to_codes(values: NDArray[Any], offset: int, low: int, high: int, dtype: np.d
     values += offset
     np.clip(values, low, high, out=values)
     return values.astype(dtype)
+
+
+def _rounded(x: NDArray[Any], factor: NDArray[Any]) -> Integers:
+    """The products, rounded as C rounds and converts them on x86."""
+    product = x.astype(np.float64) * factor
+    whole = np.trunc(product)
+    whole += np.where(np.abs(product - whole) >= 0.5, np.copysign(1.0, product), 0.0)
+    return np.where(np.abs(whole) <= MOST, whole, LEAST).astype(np.int64)
+
+
+def _multiplied(x: Integers, multiplier: Integers, shift: Integers) -> Integers:
+    """`multiply`, written over x."""
+    if (shift > 0).any():
+        x <<= np.maximum(shift, 0)
+        x = wrap32(x)
+    x *= multiplier
+    x += 1 << 30
+    x >>= 31
+    return _divide(x, np.maximum(-shift, 0))
 
 
 def _divide(x: Integers, exponent: Integers) -> Integers:

@@ -140,7 +140,7 @@ _LAYOUTS = {
     "alike": (
         "ReduceMean", "Slice", "Split", "Pad", "Tile", "Expand", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear",
     ),
-    "axis-last": ("Softmax", "LogSoftmax"),
+    "axis-last": ("Softmax", "LogSoftmax", "LpNormalization"),
     "transpose": ("Transpose",),
     "reshape": ("Reshape", "Flatten", "Squeeze", "Unsqueeze"),
 }  # fmt: skip
@@ -192,6 +192,7 @@ def _table() -> dict[str, OpInfo]:
         OpInfo("GroupNormalization", "normalization", ("data", "parameter")),
         OpInfo("InstanceNormalization", "normalization", ("data", "parameter")),
         OpInfo("RMSNormalization", "normalization", ("data", "parameter")),
+        OpInfo("LpNormalization", "normalization", bounds=_fixed(-1.0, 1.0)),
         OpInfo("LRN", "normalization"),
         OpInfo("QuantizeLinear", "other", ("data", "parameter", "parameter")),
         OpInfo("DequantizeLinear", "other", ("data", "parameter", "parameter")),

@@ -20,12 +20,8 @@ The bound of the relaxation is computed from the dual values themselves and hold
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +39,7 @@ from qcompiler.selection import (
     excess_over,
     ordered,
 )
+from qcompiler.silence import silenced
 
 Floats = npt.NDArray[np.float64]
 _NODES = 20_000  # of branch and bound; a limit of time would make answers depend on the machine
@@ -289,7 +286,7 @@ class Program:
             factor = 1e4 / expected if expected > 0 else 1 / (cost.max() or 1.0)
             relative = min(1.0, gap * expected / (expected - base)) if gap and expected > base else gap
             left = np.flatnonzero(open_)
-            with _silenced():
+            with silenced():  # HiGHS 1.12 reports repairs of solutions, asked or not
                 done = milp(
                     cost[left] * factor,
                     integrality=np.ones(len(left), np.int64),
@@ -366,28 +363,6 @@ class Program:
             if region not in chosen or part > chosen[region][0]:
                 chosen[region] = part, index
         return tuple(index for _, index in chosen.values())
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Sends what C code prints to nowhere: HiGHS 1.12 reports repairs of solutions to the standard output, asked or not.
-
-    The whole process is silent: other threads should not print meanwhile.
-    """
-    try:
-        flush, saved = ctypes.CDLL(None).fflush, os.dup(1)
-    except (OSError, TypeError):  # there is no standard output, or this is Windows
-        yield
-        return
-    flush(None)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        flush(None)
-        os.dup2(saved, 1)
-        os.close(saved)
 
 
 def _unit(costs: Floats) -> float:

@@ -158,8 +158,11 @@ class Kernel:
             in float32, quotients in float64.
         mean: Whether the factor of a mean is found from the "real" quotient by the count, or the multiplier of the scales is divided
             by it in "integer"s, which rounds more results twice.
-        functions: How functions of one variable become codes: tables whose entries are rounded with halves to "even" or "away" from
-            zero, or, for piecewise linear ones, "factors" applied to the codes.
+        functions: How functions of one variable become codes: tables whose entries are rounded with halves to "even" or, of function
+            values in float32, "away" from zero (16-bit ones lie on lines between the entries of a small table); tables by formulas
+            of their "own" (`qcompiler.integer.formulas`); or, for piecewise linear ones, "factors" applied to the codes.
+        positions: Where resized images are read in between: at "real" positions, with halves rounded up, or at "integer" multiples of
+            the ratio of sizes in 1/1024, with halves rounded away from zero.
         note: Why the kernel has no (other) quantized rows, where people would expect some.
         source: The document or measurement that says so.
     """
@@ -172,7 +175,8 @@ class Kernel:
     rounding: Literal["double", "single", "away"] = "double"
     scales: Literal["float64", "float32", "mixed"] = "float64"
     mean: Literal["real", "integer"] = "real"
-    functions: Literal["even", "away", "factors"] = "even"
+    functions: Literal["even", "away", "own", "factors"] = "even"
+    positions: Literal["real", "integer"] = "real"
     note: str = ""
     source: str = ""
 

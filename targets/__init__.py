@@ -1,4 +1,7 @@
-"""The targets; one folder per target: descriptor.toml, and where it has an artifact of its own lower.py and verify.py."""
+"""The targets; one folder per target: descriptor.toml, and where it has an artifact of its own lower.py and verify.py.
+
+Targets that write the same kind of artifact share a folder: further descriptors in it, NAME.toml, are targets of that name.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,16 @@ from qcompiler.errors import TargetError, suggest
 from qcompiler.target import Target
 
 _FOLDERS = [Path(entry) for entry in __path__]
+_MAIN = "descriptor.toml"
 
 
 @cache
 def descriptors() -> dict[str, Path]:
     """Target name to its descriptor, for the targets that are installed."""
     found = {
-        path.parent.name.replace("_", "-"): path
+        (path.parent.name if path.name == _MAIN else path.stem).replace("_", "-"): path
         for folder in _FOLDERS
-        for path in folder.glob("*/descriptor.toml")
+        for path in folder.glob("*/*.toml")
     }
     return dict(sorted(found.items()))
 
@@ -52,3 +56,12 @@ def part(target: Target, name: str) -> ModuleType | None:
     if Path(target.file) not in descriptors().values() or importlib.util.find_spec(module) is None:
         return None
     return importlib.import_module(module)
+
+
+@cache
+def inspectors() -> dict[str, ModuleType]:
+    """Ending of a file's name to the module `inspect` of the folder whose targets have such files; see `file_summary`."""
+    folders = sorted({path.parent.name for path in descriptors().values()})
+    names = (f"{__name__}.{folder}.inspect" for folder in folders)
+    modules = [importlib.import_module(name) for name in names if importlib.util.find_spec(name) is not None]
+    return {suffix: module for module in modules for suffix in module.SUFFIXES}

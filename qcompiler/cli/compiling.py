@@ -10,7 +10,7 @@ import typer
 from qcompiler.cli import arguments as arg
 from qcompiler.cli.console import ProgressBars, progress_bars, show
 from qcompiler.cli.settings import Settings
-from qcompiler.errors import QCompilerError
+from qcompiler.errors import ExtraError, QCompilerError
 
 if TYPE_CHECKING:
     from qcompiler.compiler import Result
@@ -308,10 +308,14 @@ def demo_command(
                 done[name] = error
     if not quiet:
         _show_demo(done, output)
-    failed = [f"{name}: {result}" for name, result in done.items() if isinstance(result, QCompilerError)]
+    failed = [
+        f"{name}: {result}"
+        for name, result in done.items()
+        if isinstance(result, QCompilerError) and not isinstance(result, ExtraError)
+    ]
     if failed:
         raise QCompilerError(" ".join(failed))
-    if not all(getattr(result, "within_budget", False) for result in done.values()):
+    if not all(result.within_budget for result in done.values() if not isinstance(result, QCompilerError)):
         raise typer.Exit(OVER_BUDGET)
 
 
@@ -328,6 +332,9 @@ def _show_demo(done: Mapping[str, Result | QCompilerError], output: str) -> None
             ]
         )
     )
+    for name, result in done.items():
+        if isinstance(result, ExtraError):
+            show(f"{name}: {result}")
     if results:
         node = next(entry["name"] for entry in results[0].report["nodes"] if entry["kind"] == "weighted")
         show(

@@ -15,10 +15,12 @@ from qcompiler.integer import (  # noqa: F401 - they register what they encode
     encode_movement,
     encode_pointwise,
     encode_pooling,
+    encode_resizing,
 )
 from qcompiler.integer.encoder import RULES, Encoder, Tile
 from qcompiler.ir.shapes import infer_shapes
 from qcompiler.layout import LAYOUT, Layout
+from qcompiler.target import Kernel
 
 if TYPE_CHECKING:
     from qcompiler.integer.program import Program
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from qcompiler.ir.node import Shape
     from qcompiler.ir.plan import Plan
     from qcompiler.target import Target
+
+_NONE = Kernel("", "")  # of regions that are refused
 
 
 def encode(graph: Graph, plan: Plan, target: Target) -> Program:
@@ -48,7 +52,7 @@ def encode(graph: Graph, plan: Plan, target: Target) -> Program:
         Tile(
             tuple(nodes[name] for name in region.nodes),
             region,
-            kernels[region.kernel].rounding if region.kernel in kernels else "double",
+            kernels.get(region.kernel, _NONE),
         )
         for region in plan.regions
     ]

@@ -138,7 +138,7 @@ def _product_of_tensors(encoder: Encoder, tile: Tile) -> None:
     b = encoder.read(node, 1, (*range(ranks[1] - 2), ranks[1] - 1, ranks[1] - 2))
     low, high = clamp(tile, made)
     wide = a.bits > 8
-    factor = Rescale.of(a.scale * b.scale / made.scale, tile.rounding, wide)
+    factor = Rescale.of(tile.ratio(a.scale, b.scale, over=made.scale), tile.rounding, wide)
     work = MatrixProduct(factor, -a.zero_point, -b.zero_point, made.zero_point, low, high)
     encoder.emit(work, (a, b), (made,))
     encoder.settle(tile.result, made)

@@ -1,4 +1,4 @@
-"""Pools, means, resizing and arg max as integer operations."""
+"""Pools, reductions and arg max as integer operations."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from qcompiler.errors import TargetError
 from qcompiler.fixed_point import Rescale
 from qcompiler.integer.encode_images import Window, image_target, read_image
 from qcompiler.integer.encoder import Encoder, Tile, clamp, ends, rule
-from qcompiler.integer.operations import ArgMax, Mean, Padding, Pool, Requantization, Resize
+from qcompiler.integer.operations import ArgMax, Extreme, Mean, Padding, Pool, Requantization
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from qcompiler.integer.program import Tensor
     from qcompiler.ir.node import Node
@@ -89,6 +87,8 @@ def _padded(encoder: Encoder, node: Node, x: Tensor, window: Window) -> tuple[Te
 def _mean(encoder: Encoder, tile: Tile, x: Tensor, made: Tensor, outer: int, count: int, inner: int) -> None:
     low, high = clamp(tile, made)
     factor = Rescale.of(x.scale / (count * made.scale), tile.rounding)
+    if tile.kernel.mean == "integer":
+        factor = Rescale.of_mean(x.scale / made.scale, count)
     work = Mean(outer, count, inner, factor, -x.zero_point, made.zero_point, low, high)
     encoder.emit(work, (x,), (made,))
 
@@ -101,9 +101,9 @@ def _axes(node: Node, rank: int, default: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(int(axis) % rank for axis in (listed or default)))
 
 
-@rule("ReduceMean")
-def reduce_mean(encoder: Encoder, tile: Tile) -> None:
-    """Means over some axes, which are stored side by side."""
+@rule("ReduceMean", "ReduceMax", "ReduceMin")
+def reduction(encoder: Encoder, tile: Tile) -> None:
+    """Means and extremes over some axes, which are stored side by side."""
     node = tile.anchor
     value = node.input(0)
     assert value is not None
@@ -114,7 +114,10 @@ def reduce_mean(encoder: Encoder, tile: Tile) -> None:
     first = order.index(next(axis for axis in order if axis in axes))
     sizes = x.shape[:first], x.shape[first : first + len(axes)], x.shape[first + len(axes) :]
     made = encoder.target(tile.result, _without(order, axes, bool(node.attributes.get("keepdims", 1))))
-    _mean(encoder, tile, x, made, *map(math.prod, sizes))
+    if node.op == "ReduceMean":
+        _mean(encoder, tile, x, made, *map(math.prod, sizes))
+    else:
+        encoder.emit(Extreme(node.op == "ReduceMax", *map(math.prod, sizes)), (x,), (made,))
     encoder.settle(tile.result, made)
 
 
@@ -151,72 +154,3 @@ def arg_max(encoder: Encoder, tile: Tile) -> None:
     work = ArgMax(math.prod(x.shape[:place]), x.shape[place], math.prod(x.shape[place + 1 :]), last)
     encoder.emit(work, (x,), (made,))
     encoder.settle(tile.result, made)
-
-
-@rule("Resize")
-def resize(encoder: Encoder, tile: Tile) -> None:
-    """Resizing of rows and columns, nearest or linear, with the positions computed ahead of time (ONNX Resize-19)."""
-    node = tile.anchor
-    x, made = read_image(encoder, tile), image_target(encoder, tile)
-    mode = node.text("mode", "nearest")
-    refused = [name for name in ("antialias", "exclude_outside") if node.attributes.get(name, 0)]
-    if mode not in ("nearest", "linear") or refused or x.shape[3] != made.shape[3]:
-        raise TargetError(
-            f"{node.name}: Resize with {refused[0] if refused else f'mode {mode}'} has no integer form; nearest and linear have."
-        )
-    scales = _scales(node, x, made)
-    rows, columns = (_positions(node, x.shape[axis], made.shape[axis], scales[axis - 1]) for axis in (1, 2))
-    encoder.emit(Resize(rows, columns), (x,), (made,))
-    encoder.settle(tile.result, made)
-
-
-def _scales(node: Node, x: Tensor, made: Tensor) -> tuple[float, float]:
-    """Factors of rows and columns: those given, or what follows from the sizes."""
-    given = node.input(2)
-    sizes = [made.shape[axis] / x.shape[axis] for axis in (1, 2)]
-    if given is None or given.data is None or given.data.size < 2:
-        return sizes[0], sizes[1]
-    factors = np.asarray(given.data, np.float64).reshape(-1)[-2:]
-    if "axes" in node.attributes or given.data.size == 3:
-        return sizes[0], sizes[1]
-    return float(factors[0]), float(factors[1])
-
-
-def _positions(
-    node: Node, size: int, made: int, scale: float
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """For each output position the inputs below and above, and the weight of the latter in 1/1024.
-
-    In float32, as onnxruntime computes positions: others round to another input where a position is nearly half between two.
-    """
-    index, factor = np.arange(made, dtype=np.float32), np.float32(scale)
-    how = node.text("coordinate_transformation_mode", "half_pixel")
-    half = (index + np.float32(0.5)) / factor - np.float32(0.5)
-    if how == "half_pixel":
-        place = half
-    elif how == "asymmetric":
-        place = index / factor
-    elif how == "align_corners":
-        place = index * np.float32(size - 1) / np.float32(made - 1) if made > 1 else np.zeros(1, np.float32)
-    elif how == "pytorch_half_pixel":
-        place = half if made > 1 else np.zeros(1, np.float32)
-    elif how == "half_pixel_symmetric":
-        moved = np.float32(size / 2) * (1 - np.float32(made) / (factor * np.float32(size)))
-        place = (float(moved) + (index + 0.5) / float(factor) - 0.5).astype(np.float32)
-    else:
-        raise TargetError(
-            f"{node.name}: Resize with coordinate_transformation_mode {how} has no integer form."
-        )
-    if node.text("mode", "nearest") == "nearest":
-        rounded = {
-            "round_prefer_floor": np.ceil(place - 0.5),
-            "round_prefer_ceil": np.floor(place + 0.5),
-            "floor": np.floor(place),
-            "ceil": np.ceil(place),
-        }[node.text("nearest_mode", "round_prefer_floor")]
-        near = np.clip(rounded, 0, size - 1).astype(np.int32)
-        return near, near, np.zeros(made, np.int32)
-    place = np.clip(place, 0, size - 1)
-    lower = np.floor(place).astype(np.int32)
-    weight = np.rint((place - lower) * 1024).astype(np.int32)
-    return lower, np.minimum(lower + 1, size - 1).astype(np.int32), weight

@@ -7,6 +7,7 @@ writes a conversion where a use reads another encoding or another storage order 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from qcompiler.ir.node import Node, Value
     from qcompiler.ir.plan import Plan, PlannedRegion
     from qcompiler.layout import Layout, Order
+    from qcompiler.target import Kernel
 
 Rule = Callable[["Encoder", "Tile"], None]
 
@@ -56,17 +58,31 @@ class Tile:
     Attributes:
         nodes: Its nodes, in graph order.
         planned: What the plan says of it.
-        rounding: How its kernel rounds.
+        kernel: Its kernel, which says how to round.
     """
 
     nodes: tuple[Node, ...]
     planned: PlannedRegion
-    rounding: Rounding
+    kernel: Kernel
 
     @property
     def anchor(self) -> Node:
         """The first node."""
         return self.nodes[0]
+
+    @property
+    def rounding(self) -> Rounding:
+        """How accumulators become codes."""
+        return self.kernel.rounding
+
+    def ratio(self, *scales: float, over: float) -> float:
+        """The product of some scales over another, in the kernel's precision."""
+        if self.kernel.scales == "float64":
+            return math.prod(scales) / over
+        product = np.float32(scales[0])
+        for scale in scales[1:]:
+            product *= np.float32(scale)
+        return float(product) / over if self.kernel.scales == "mixed" else float(product / np.float32(over))
 
     @property
     def result(self) -> Value:
@@ -270,7 +286,11 @@ class Encoder:
             return tensor
         name = self.unique(f"{tensor.name}.view")
         if tensor.data is not None:
-            return dataclasses.replace(tensor, name=name, shape=shape, data=tensor.data.reshape(shape))
+            encoding = tensor.encoding
+            if encoding is not None and encoding.axis is not None:
+                encoding = dataclasses.replace(encoding, axis=_same_axis(tensor.shape, encoding.axis, shape))
+            data = tensor.data.reshape(shape)
+            return dataclasses.replace(tensor, name=name, shape=shape, data=data, encoding=encoding)
         made = dataclasses.replace(tensor, name=name, shape=shape, value="", order=())
         self.emit(View(), (tensor,), (made,))
         return made
@@ -365,6 +385,12 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= size
     return tuple(reversed(strides))
+
+
+def _same_axis(shape: tuple[int, ...], axis: int, other: tuple[int, ...]) -> int:
+    """Where an axis of a shape is in another shape of the same bytes."""
+    place = shape[axis], contiguous(shape)[axis]
+    return list(zip(other, contiguous(other), strict=True)).index(place)
 
 
 def _merged(kept: list[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:

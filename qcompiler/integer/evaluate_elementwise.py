@@ -9,22 +9,30 @@ import numpy as np
 from qcompiler.fixed_point import (
     doubling_high_multiply,
     exp_of_negative,
+    multiply,
     one_over_one_plus,
     rounding_divide,
     to_codes,
+    wrap32,
 )
 from qcompiler.integer.evaluate_base import evaluate
 from qcompiler.integer.operations import (
     Addition,
     ArgMax,
+    Extreme,
     Extremum,
     Interpolation,
+    LogSoftmax,
     Lookup,
     Mean,
     Multiplication,
+    Rectifier,
     Requantization,
     Softmax,
+    SoftmaxByTables,
+    UnitLength,
 )
+from qcompiler.integer.roots import inverse_square_root, logarithm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,6 +67,15 @@ def _requantization(work: Requantization, arrays: Arrays, output: Tensor) -> NDA
     return to_codes(values, work.output_offset, work.low, work.high, output.dtype)
 
 
+@evaluate.register(Rectifier)
+def _rectifier(work: Rectifier, arrays: Arrays, output: Tensor) -> NDArray[Any]:
+    """The formula of `Rectifier`."""
+    x = arrays[0].astype(np.int64) + work.input_offset
+    sloped = x * (arrays[1].astype(np.int64) + work.slope_offset) if len(arrays) > 1 else x
+    values = np.where(x >= 0, work.positive.apply(x), work.negative.apply(sloped))
+    return to_codes(values, work.output_offset, work.low, work.high, output.dtype)
+
+
 @evaluate.register(Extremum)
 def _extremum(work: Extremum, arrays: Arrays, output: Tensor) -> NDArray[Any]:
     a, b = arrays
@@ -68,10 +85,13 @@ def _extremum(work: Extremum, arrays: Arrays, output: Tensor) -> NDArray[Any]:
 
 @evaluate.register(Lookup)
 def _lookup(work: Lookup, arrays: Arrays, output: Tensor) -> NDArray[Any]:
-    """Gives y = table[x + 128]."""
+    """Gives y = table[x - lowest code]."""
     (x,) = arrays
-    by_byte = np.roll(work.table.astype(output.dtype), 128)  # the byte of a negative code is 256 higher
-    codes: NDArray[Any] = by_byte[np.ascontiguousarray(x).view(np.uint8)]
+    half = len(work.table) // 2
+    by_bits = np.roll(
+        work.table.astype(output.dtype), half
+    )  # negative codes without a sign are 2 * half higher
+    codes: NDArray[Any] = by_bits[np.ascontiguousarray(x).view(f"u{x.itemsize}")]
     return codes
 
 
@@ -79,11 +99,15 @@ def _lookup(work: Lookup, arrays: Arrays, output: Tensor) -> NDArray[Any]:
 def _interpolation(work: Interpolation, arrays: Arrays, output: Tensor) -> NDArray[Any]:
     """The formula of `Interpolation`."""
     (x,) = arrays
-    codes, table = x.astype(np.int32), work.table.astype(np.int32)
+    return _interpolated(work.table, x).astype(output.dtype)
+
+
+def _interpolated(table: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
+    codes, table = x.astype(np.int32), table.astype(np.int32)
     index = 256 + (codes >> 7)
     base = table[index]
     result: NDArray[Any] = base + (((table[index + 1] - base) * (codes & 127) + 64) >> 7)
-    return result.astype(output.dtype)
+    return result
 
 
 @evaluate.register(Softmax)
@@ -109,6 +133,54 @@ def _softmax(work: Softmax, arrays: Arrays, output: Tensor) -> NDArray[Any]:
     return to_codes(quotient, lowest, lowest, -lowest - 1, output.dtype)
 
 
+@evaluate.register(SoftmaxByTables)
+def _softmax_by_tables(work: SoftmaxByTables, arrays: Arrays, output: Tensor) -> NDArray[Any]:
+    """The formula of `SoftmaxByTables`."""
+    (x,) = arrays
+    below = x.astype(np.int64)
+    below -= below.max(axis=-1, keepdims=True)
+    powers = _interpolated(
+        work.exponentials, np.clip(wrap32(work.rescale.apply(below) + 32767), -32768, 32767)
+    ).astype(np.int64)
+    total = powers.sum(axis=-1, keepdims=True)
+    shift = np.frexp(total.astype(np.float64))[1].astype(np.int64) - 1  # of the highest bit
+    mantissa = ((total << (30 - shift)) + (1 << 13)) >> 14  # 16 fractional bits, 1 to 2
+    inverse = _interpolated(work.inverses, np.clip(mantissa - (3 << 15), -32768, 32767)).astype(np.int64)
+    quotient = (powers * inverse + ((1 << shift) >> 1)) >> shift
+    return to_codes(quotient, 0, 0, 32767, output.dtype)
+
+
+@evaluate.register(LogSoftmax)
+def _log_softmax(work: LogSoftmax, arrays: Arrays, output: Tensor) -> NDArray[Any]:
+    """TensorFlow Lite's integer logarithm of softmax.
+
+    With d = x - max(x), z = d * scale with 26 fractional bits, and S the sum of exp(z) as in `Softmax`: y = z - log(S) with 4
+    fractional bits, less 127 / 16; differences that go below what the table of exponentials holds count as nothing.
+    """
+    (x,) = arrays
+    below = x.astype(np.int64)
+    below -= below.max(axis=-1, keepdims=True)
+    counts = below >= work.diff_min
+    scaled = multiply(np.where(counts, below, 0), work.multiplier, work.shift)
+    powers = rounding_divide(exp_of_negative(scaled), 12)
+    log = logarithm(np.where(counts, powers, 0).sum(axis=-1, keepdims=True))
+    least = np.maximum(work.diff_min - 1, work.inverse.apply(log - (1 << 31)))
+    counts = below > least
+    scaled = multiply(np.where(counts, below, 0), work.multiplier, work.shift)
+    values = rounding_divide(wrap32(scaled - log), 31 - 5 - 4)
+    values[~counts] = -255
+    return to_codes(values, 127, -128, 127, output.dtype)
+
+
+@evaluate.register(UnitLength)
+def _unit_length(work: UnitLength, arrays: Arrays, output: Tensor) -> NDArray[Any]:
+    """Gives y = clamp((x + input_offset) * 128 / sqrt(S)), with S the sum of squares along the last axis."""
+    (x,) = arrays
+    values = x.astype(np.int64) + work.input_offset
+    factor, shift = inverse_square_root((values * values).sum(axis=-1, keepdims=True))
+    return to_codes(multiply(values, factor, shift + 7), 0, -128, 127, output.dtype)
+
+
 @evaluate.register(Mean)
 def _mean(work: Mean, arrays: Arrays, output: Tensor) -> NDArray[Any]:
     """Gives y = clamp(rescale(sum(x + input_offset)) + output_offset)."""
@@ -118,6 +190,14 @@ def _mean(work: Mean, arrays: Arrays, output: Tensor) -> NDArray[Any]:
     values = work.rescale.apply(total)
     codes = to_codes(values, work.output_offset, work.low, work.high, output.dtype)
     return codes.reshape(-1, *output.shape)
+
+
+@evaluate.register(Extreme)
+def _extreme(work: Extreme, arrays: Arrays, output: Tensor) -> NDArray[Any]:
+    (x,) = arrays
+    codes = x.reshape(-1, work.outer, work.count, work.inner)
+    found: NDArray[Any] = codes.max(axis=2) if work.largest else codes.min(axis=2)
+    return found.reshape(-1, *output.shape)
 
 
 @evaluate.register(ArgMax)

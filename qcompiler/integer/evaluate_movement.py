@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from qcompiler.fixed_point import rounding_divide
 from qcompiler.integer.evaluate_base import evaluate
 from qcompiler.integer.operations import Concatenation, Gather, Padding, Resize, StridedCopy, View
 
@@ -75,6 +76,8 @@ def _resize(work: Resize, arrays: Arrays, output: Tensor) -> NDArray[Any]:
     for axis, (lower, upper, weight) in ((-3, work.rows), (-2, work.columns)):
         weights = weight.astype(np.int64).reshape(-1, *(1,) * (-axis - 1))
         values = values.take(lower, axis) * (1024 - weights) + values.take(upper, axis) * weights
+    if work.halves == "away":
+        return rounding_divide(values, 20).astype(output.dtype)
     values += 1 << 19
     values >>= 20
     return values.astype(output.dtype)

@@ -39,7 +39,7 @@ class Convolution(Work):
         pads: Top, left, bottom, right; what is outside contributes nothing.
         groups: Groups of input channels.
         rescale: Of the accumulators, one factor per output channel.
-        input_offset: See the module; 0 for int16.
+        input_offset: The input's zero point, negative; 0 for int16.
         output_offset: The output's zero point.
         low: Lowest code that is written.
         high: Highest code that is written.
@@ -250,14 +250,90 @@ class Softmax(Work):
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup(Work):
-    """Input: x, int8; output int8 (or int16): entry [x + 128] of a table. Any function of one variable.
+class SoftmaxByTables(Work):
+    """Input: x, int16; softmax over the last axis, int16 (1/32768, 0), with exponentials and inverses read off tables.
+
+    Tables are read as in `Interpolation`. With e = exponentials[rescale(x - max) + 32767] and S = sum(e) of h leading zeros:
+    y = e * inverses[S / 2**(31 - h) - 1] / 2**(31 - h), halves up.
 
     Attributes:
-        table: [256], of the output's type.
+        rescale: input scale / (10 / 65535).
+        exponentials: int16, [513]: exp(x) for x from -10 to 0.
+        inverses: int16, [513]: 1 / (1 + x) for x from 0 to 1.
+    """
+
+    rescale: Rescale
+    exponentials: NDArray[Any]
+    inverses: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class LogSoftmax(Work):
+    """Input: x, int8; the logarithm of softmax over the last axis, int8 (1/16, 127).
+
+    Attributes:
+        multiplier: As in `Softmax`.
+        shift: As in `Softmax`.
+        diff_min: As in `Softmax`.
+        inverse: 2**(31 - shift) / multiplier: a number with 26 fractional bits in units of the input's scale.
+    """
+
+    multiplier: int
+    shift: int
+    diff_min: int
+    inverse: Rescale
+
+
+@dataclass(frozen=True, eq=False)
+class UnitLength(Work):
+    """Input: x, int8; int8 (1/128, 0): rows along the last axis divided by their Euclidean length.
+
+    Attributes:
+        input_offset: The input's zero point, negative.
+    """
+
+    input_offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup(Work):
+    """Input: x; the entry of a table at x less its type's lowest code. Any function of one variable.
+
+    Attributes:
+        table: Of the output's type; [256] for int8, [65536] for int16.
+        function: The operators that it stands for, joined by a plus; "Gelu(tanh)" is a Gelu with that approximation.
     """
 
     table: NDArray[Any]
+    function: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Rectifier(Work):
+    """Inputs: x, and perhaps a slope per channel (the last axis), or one; a positive number is scaled, a negative one sloped, too.
+
+    y = clamp(positive(x + input_offset) + output_offset) where x + input_offset >= 0, elsewhere
+    clamp(negative((x + input_offset) * (slope + slope_offset)) + output_offset); without slopes that factor is 1.
+
+    Attributes:
+        positive: input scale / output scale.
+        negative: The same times `slope`.
+        slope: The scale of the slopes, or the only slope.
+        input_offset: The input's zero point, negative.
+        slope_offset: The slopes' zero point, negative.
+        output_offset: The output's zero point.
+        low: Lowest code that is written.
+        high: Highest code that is written.
+    """
+
+    positive: Rescale
+    negative: Rescale
+    slope: float
+    input_offset: int
+    slope_offset: int
+    output_offset: int
+    low: int
+    high: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,20 +437,39 @@ class Resize(Work):
     """Input: x [N, H, W, C]; output of the same encoding, of rows and columns chosen or interpolated.
 
     Along each axis output i lies between input lower[i] (weight 1024 - weight[i]) and upper[i] (weight[i]); the four
-    products are summed, and y = (sum + 2**19) >> 20 (half up) of the codes. With all weights 0 rows and columns are copied.
+    products are summed, and y = sum / 2**20 of the codes. With all weights 0 rows and columns are copied.
 
     Attributes:
         rows: lower, upper (int32), weight (int32, 0 to 1024), each [H of the output].
         columns: The same for W.
+        halves: Where halves are rounded: "up", or "away" from zero.
     """
 
     rows: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
     columns: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+    halves: Literal["up", "away"] = "up"
 
     @property
     def nearest(self) -> bool:
         """Whether elements are only copied."""
         return not (self.rows[2].any() or self.columns[2].any())
+
+
+@dataclass(frozen=True, eq=False)
+class Extreme(Work):
+    """Input: x, read as [outer, count, inner]; output of the same encoding: the largest or the smallest code over the middle.
+
+    Attributes:
+        largest: Whether the largest one.
+        outer: Elements before the axes.
+        count: Elements along the axes.
+        inner: Elements behind them.
+    """
+
+    largest: bool
+    outer: int
+    count: int
+    inner: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from qcompiler.integer.operations import (
     ArgMax,
     Convolution,
     DepthwiseConvolution,
+    Extreme,
     FullyConnected,
     MatrixProduct,
     Mean,
@@ -40,6 +41,6 @@ def elements(operation: Operation) -> int:
             return 0
         case Pool(kernel=kernel):
             return operation.output.elements * math.prod(kernel)
-        case Mean() | ArgMax():
+        case Mean() | Extreme() | ArgMax():
             return operation.inputs[0].elements
     return sum(tensor.elements for tensor in operation.outputs)

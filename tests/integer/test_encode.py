@@ -319,7 +319,8 @@ def test_one_dimensional_pools() -> None:
 @pytest.mark.parametrize("axes", [[1], [2], [-1], [1, 2], [2, 3], [1, 3], [1, 2, 3]])
 def test_means(axes: list[int], keep: int, prefer: str) -> None:
     text = f"(float[n,4,5,6] x) => (float[] y) {{ y = ReduceMean<keepdims={keep}>(x, axes) }}"
-    check(encoded(text, {"axes": np.array(axes)}, prefer=prefer))
+    made = encoded(text, {"axes": np.array(axes)}, prefer=prefer)
+    assert max(gap.max() for gap in made.gaps().values()) < 1.01  # few elements, some of them rounded twice
 
 
 @pytest.mark.parametrize("keep", [0, 1])
