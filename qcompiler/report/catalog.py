@@ -30,13 +30,19 @@ _QUANTIZED_OPS = (
     "MatMulInteger",
     "ConvInteger",
 )
+_MOST_OPS = 20
 
 
 # -- models ------------------------------------------------------------------------------------------------
 
 
-def model_summary(graph: Graph) -> RenderableType:
-    """A model at a glance: interface, operators, parameters, and what of it is quantized already."""
+def model_summary(graph: Graph, *, full: bool = False) -> RenderableType:
+    """A model at a glance: interface, operators, parameters, and what of it is quantized already.
+
+    Args:
+        graph: The model.
+        full: Whether all kinds of operators are listed, however many.
+    """
     nodes = graph.topological()
     ops = Counter(f"{node.domain}.{node.op}" if node.domain else node.op for node in nodes)
     floats = [
@@ -74,20 +80,20 @@ def model_summary(graph: Graph) -> RenderableType:
         ),
         ("Nodes", Text(f"{len(nodes):,}")),
     ]
-    return Group(fields(rows), Padding(_histogram(ops), (0, 0, 0, 2)))
+    return Group(fields(rows), Padding(_histogram(ops, len(ops) if full else _MOST_OPS), (0, 0, 0, 2)))
 
 
-def _histogram(ops: Mapping[str, int]) -> RenderableType:
+def _histogram(ops: Mapping[str, int], most: int) -> RenderableType:
     ranked = sorted(ops.items(), key=lambda item: (-item[1], item[0]))
     widest = max(ops.values(), default=1)
     body = grid()
     body.columns[0].no_wrap = False
     body.columns[0].overflow = "fold"
-    for name, count in ranked[:20]:
+    for name, count in ranked[:most]:
         body.add_row(Text(name), Text(f"{count:>6,} {'■' * max(1, round(24 * count / widest))}"))
-    if len(ranked) > 20:
-        rest = sum(count for _, count in ranked[20:])
-        body.add_row(Text(f"{len(ranked) - 20} other ops"), Text(f"{rest:>6,}"))
+    if len(ranked) > most:
+        rest = sum(count for _, count in ranked[most:])
+        body.add_row(Text(f"{len(ranked) - most} other ops"), Text(f"{rest:>6,}  --full lists them"))
     return body
 
 

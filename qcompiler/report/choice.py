@@ -196,9 +196,10 @@ def limit_texts(report: words.Report) -> dict[str, str]:
             origins = origins or ["a step of the search"] * bool(report.get("search"))
             text = f"{limit / 8:,.0f} bytes of {_sized(report)}"
         elif name == "latency":
-            origins = [
-                "--max-latency" if "max_latency" in asked else "no slower than one precision everywhere"
-            ]
+            implied = "no slower than one precision everywhere"
+            if report["assignment"].get("slower"):
+                implied = "as fast as that loss allows; one precision everywhere loses more"
+            origins = ["--max-latency" if "max_latency" in asked else implied]
             text = f"a latency of {time_text(limit)}"
         else:
             origins = (

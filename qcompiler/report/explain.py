@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 
-from qcompiler.report import choice, words
+from qcompiler.report import choice, running, words
+from qcompiler.report.rich_running import where_it_runs
 from qcompiler.report.rich_tables import Text, column, fields, grid, table
 
 Node = Mapping[str, Any]
@@ -86,6 +87,9 @@ def _explain(report: words.Report, node: Node) -> RenderableType:
     if weighed is not None:
         rows += _weighed(report, weighed)
     rows.append(("Refused", _refused(node, weighed)))
+    carried = running.operators_of(report, node)
+    if carried is not None:
+        rows.append(("Runs on", where_it_runs(carried)))
     rows.append(("Reads", _encodings(node["encodings"], "floats only")))
     rows.append(
         (

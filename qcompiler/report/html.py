@@ -13,6 +13,7 @@ from qcompiler.report.elements import Content, Html, definitions, element, head,
 from qcompiler.report.html_choice import search_section, sensitivity_section
 from qcompiler.report.html_memory import memory_section
 from qcompiler.report.html_nodes import format_class, format_mark, node_table, strip
+from qcompiler.report.html_running import running_section
 from qcompiler.report.plots import Part, bar
 
 _SIGNS = {"good": "✓", "caution": "!", "bad": "✕", "plain": ""}
@@ -29,6 +30,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         ("sensitivity", "What precision costs", sensitivity_section(report)),
         ("search", "Search", search_section(report)),
         ("nodes", "Nodes", _nodes(report)),
+        ("running", "Where it runs", running_section(report)),
         ("memory", "Memory", memory_section(report)),
         ("accuracy", "Accuracy", _accuracy(report)),
         ("verification", "Verification", _verification(report)),

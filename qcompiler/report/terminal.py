@@ -23,6 +23,7 @@ from qcompiler.report.catalog import (
     targets_table,
 )
 from qcompiler.report.explain import explanation, known_names
+from qcompiler.report.rich_running import running_section
 from qcompiler.report.rich_tables import STYLES, Text, column, fields, grid, table
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def summary(report: words.Report) -> RenderableType:
     reasons = words.float_reasons(report)
     if reasons:
         parts += ["", Text("Stays float", style="bold"), _reasons(reasons)]
+    parts += running_section(words.partition(report))
     if report.get("notes"):
         parts += ["", _list("Notes", report["notes"][:10], len(report["notes"]))]
     step = (report.get("artifact") or {}).get("next_step")

@@ -146,6 +146,9 @@ def verdict(report: Report) -> Fact:
         )
     if not quantized["regions"]:
         return Fact("Verdict", "Compiled, but nothing is quantized", level="caution")
+    placed = partition(report)
+    if placed is not None and not placed["mapped"]:
+        return Fact("Verdict", "Compiled, but the accelerator would run nothing of it", level="caution")
     if verify is None:
         return Fact("Verdict", "Compiled, not verified", level="caution")
     if not verify["ran"]:
@@ -160,8 +163,8 @@ def unmet(report: Report) -> list[str]:
 
 def facts(report: Report) -> list[Fact]:
     """The facts behind the verdict, most important first."""
-    found = [_quantized(report), _accuracy(report), _noise(report), _size(report), _verified(report)]
-    return [*found, _budget(report)]
+    found = [_quantized(report), _accuracy(report), _noise(report), _size(report), *_placed(report)]
+    return [*found, _verified(report), _budget(report)]
 
 
 def _quantized(report: Report) -> Fact:
@@ -249,6 +252,40 @@ def _size(report: Report) -> Fact:
     detail = f"{ratio:.2f}× smaller" if ratio >= 1 else f"{1 / ratio:.2f}× larger" if ratio else ""
     detail = "about the same" if abs(ratio - 1) < 0.005 else detail
     return Fact("Size", change_text(size_text(before), size_text(after)), detail)
+
+
+def partition(report: Report) -> Mapping[str, Any] | None:
+    """Where the operators of the artifact run, where the target says so."""
+    found: Mapping[str, Any] | None = ((report.get("artifact") or {}).get("details") or {}).get("partition")
+    return found
+
+
+def _placed(report: Report) -> list[Fact]:
+    placed = partition(report)
+    if placed is None:
+        return []
+    text = f"{placed['mapped']:,} of {count_text(len(placed['operators']), 'operator')}"
+    if not placed["mapped"]:
+        return [Fact("Accelerator", text, "predicted", "bad")]
+    where = "" if placed["segments"] == 1 else f"the first of {placed['segments']:,} segments; "
+    detail = f"{where}{parameters_text(placed['parameters'])}; predicted"
+    return [Fact("Accelerator", text, detail, "good" if placed["whole"] else "caution")]
+
+
+def parameters_text(parameters: Mapping[str, Any]) -> str:
+    """Whether parameters stay on the accelerator."""
+    held = f"{size_text(parameters['bytes'])} of parameters"
+    if parameters["fit"] is None:
+        return f"{held} may not all fit on chip"
+    streamed = interval_text(*map(size_text, parameters["streamed"]))
+    return (
+        f"{held} fit on chip" if parameters["fit"] else f"of {held}, {streamed} go there at every inference"
+    )
+
+
+def interval_text(low: str, high: str) -> str:
+    """Two quantities of which the truth lies between; one where they are the same."""
+    return low if low == high else f"{low} to {high}"
 
 
 def _verified(report: Report) -> Fact:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
 from qcompiler import demo
+from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_import import load
 from qcompiler.ir.plan import Plan
 from qcompiler.pass_manager import Effect, Pass
@@ -141,6 +143,20 @@ def test_model_summary(compiled: Path) -> None:
         assert expected in text
     text = flat(terminal.model_summary(load(compiled / "reference.onnx")))
     assert "DequantizeLinear" in text
+
+
+def test_model_summary_of_many_kinds_of_operators() -> None:
+    graph = Graph("many")
+    value = graph.add_input("x", np.float32, (1,))
+    for at in range(22):
+        node = graph.add_node(f"Op{at}", [value], domain="mine")
+        (value,) = filter(None, node.outputs)
+    graph.set_outputs([value])
+    text = flat(terminal.model_summary(graph))
+    assert "2 other ops 2 --full lists them" in text
+    text = flat(terminal.model_summary(graph, full=True))
+    assert all(f"mine.Op{at} 1" in text for at in range(22))
+    assert "--full" not in text
 
 
 @pytest.mark.parametrize("name", sorted(descriptors()))
