@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from qcompiler import ops
 from qcompiler.assignment import demands, outputs_of, use_value
 from qcompiler.costs import CostModel, code_bits, elements, in_bytes, parameter_bits
 from qcompiler.decision import Considered, Decision, Weighed
-from qcompiler.forms import Form, row_forms
+from qcompiler.forms import Form, row_forms, written_forms
+from qcompiler.passes._narrow_values import narrowest
 from qcompiler.selection import (
     FREE,
     Cost,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _LOST = 1e6
 """What stands for an infinite loss: of a row that is chosen only where there is no other."""
+_AS_FAST = 1e-6  # relative; the solver keeps limits to about as much
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,11 @@ def _size(problem: SelectionProblem, option: Option) -> float:
 
 
 def state_selection(
-    problem: Problem, sensitivity: Sensitivity, costs: CostModel, allowed: Sequence[str] = ()
+    problem: Problem,
+    sensitivity: Sensitivity,
+    costs: CostModel,
+    allowed: Sequence[str] = (),
+    narrow: Collection[str] = (),
 ) -> RowSelection:
     """States the selection problem of a graph.
 
@@ -133,10 +139,11 @@ def state_selection(
         sensitivity: What forms lose.
         costs: What rows cost.
         allowed: Patterns of row names (`*a8`) that may be chosen; regions without such a row may have any.
+        narrow: Names of values that have to take as few bits as these rows allow.
     """
     regions, rows = [], []
     for region in problem.regions:
-        choices = _choices(problem, region, sensitivity, allowed)
+        choices = _choices(problem, region, sensitivity, allowed, narrow)
         if choices:
             regions.append(region)
             rows.append(choices)
@@ -168,19 +175,29 @@ def state_selection(
 
 
 def _choices(
-    problem: Problem, region: Region, sensitivity: Sensitivity, allowed: Sequence[str]
+    problem: Problem,
+    region: Region,
+    sensitivity: Sensitivity,
+    allowed: Sequence[str],
+    narrow: Collection[str],
 ) -> tuple[Row, ...]:
-    """The rows among which a region has the choice: those that are allowed, and of these those that leave numbers."""
+    """The rows among which a region has the choice: those that are allowed and narrow, and of these those that leave numbers."""
     if region.kernel is None or region.kernel.quantize != "always":
         return ()
     legal = problem.legal_rows(region)
     wanted = [row for row in legal if any(fnmatch.fnmatchcase(row.name, item) for item in allowed)] or legal
+    wanted = narrowest(problem, region, wanted, narrow)
     sound = [
         row
         for row in wanted
-        if all(math.isfinite(sensitivity.of(form).mean) for form in row_forms(problem, region, row))
+        if all(math.isfinite(sensitivity.of(form).mean) for form in _rounded(problem, region, row))
     ]
     return tuple(sound or wanted)
+
+
+def _rounded(problem: Problem, region: Region, row: Row) -> dict[Form, None]:
+    """The forms that values are rounded to because of a row: those that it reads, and what it cannot but write."""
+    return dict.fromkeys((*row_forms(problem, region, row), *written_forms(problem, region, row)))
 
 
 def _weights(problem: Problem) -> dict[Value, None]:
@@ -198,7 +215,7 @@ def _bits(value: Value) -> int:
 
 
 def _option(problem: Problem, region: Region, row: Row, costs: CostModel, numbering: _Numbering) -> Option:
-    forms = row_forms(problem, region, row)
+    forms = _rounded(problem, region, row)
     reads = [numbering.number(form) for form in forms]
     quantized = {form.value for form in forms}
     for uses in region.uses.values():
@@ -322,7 +339,8 @@ def select(
 ) -> Decision:
     """The best rows within a budget, with what the others would have cost; where no rows keep it, those that come nearest.
 
-    Where the budget says nothing of latency, it is held to that of `uniform`, if the budget allows.
+    Where the budget says nothing of latency, it is held to that of `uniform`; to as little more as a limit on the loss asks for,
+    where there is one; and to nothing where other limits leave no such choice.
     """
     for part in _parts(budget):
         decision = _selected(selection, part, sensitivity, uniform)
@@ -352,15 +370,20 @@ def _selected(
     selection: RowSelection, budget: Budget, sensitivity: Sensitivity, uniform: Mapping[str, Row | None]
 ) -> Decision:
     problem, limits = selection.stated(budget), selection.limits(budget)
-    implied = dict(limits)
-    if budget.latency is None and budget.minimise != "latency" and uniform:
-        implied["latency"] = selection.latency_of(uniform)
+    implied = budget.latency is None and budget.minimise != "latency" and bool(uniform)
+    held = dict(limits)
+    if implied:
+        held["latency"] = selection.latency_of(uniform)
+        try:
+            return _decision(selection, solve(problem, budget.minimise, held), budget, sensitivity)
+        except InfeasibleBudgetError:
+            del held["latency"]
     try:
-        return _decision(selection, solve(problem, budget.minimise, implied), budget, sensitivity)
-    except InfeasibleBudgetError:
-        pass
-    try:
-        return _decision(selection, solve(problem, budget.minimise, limits), budget, sensitivity)
+        slower = implied and budget.loss is not None
+        if slower:
+            held["latency"] = solve(problem, "latency", limits).cost.latency * (1 + _AS_FAST)
+        found = _decision(selection, solve(problem, budget.minimise, held), budget, sensitivity)
+        return dataclasses.replace(found, slower=slower)
     except InfeasibleBudgetError as error:
         blamed = _blamed(selection, budget, limits, error)
         nearest = _decision(selection, blamed.best, budget, sensitivity)
@@ -406,7 +429,7 @@ def _decision(
 
 
 def _own_loss(selection: RowSelection, region: int, option: int) -> float:
-    """The loss of what a row reads, whoever else reads it too."""
+    """The loss of what a row reads and cannot but write, whoever else reads it too."""
     forms = selection.problem.forms
     return math.fsum(forms[number].cost.loss for number in selection.problem.regions[region][option].reads)
 

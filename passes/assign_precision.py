@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections import deque
 from dataclasses import dataclass
@@ -19,19 +20,23 @@ from qcompiler.ir.plan import PLAN, Plan, PlannedRegion, Refusal
 from qcompiler.observed import IMPORTED, RANGES
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
 from qcompiler.passes._group_encodings import GroupEncoder
+from qcompiler.passes._narrow_values import can_narrow, more_narrow, narrowest
 from qcompiler.passes._row_selection import chosen_rows, select, state_selection
 from qcompiler.plan_check import check_plan
 from qcompiler.regions import REGIONS
 from qcompiler.sensitivity import SENSITIVITY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from qcompiler.budget import Budget
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Value
     from qcompiler.regions import Region
     from qcompiler.target import EncodingSpec, Row, Target
+
+
+_TOO_WIDE = "legal, but memory is short where what it reads or writes is alive"
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,12 @@ class AssignPrecision(Pass):
     a mixed-integer program over rows, with what several rows read paid once and conversions paid where a value is read in
     another encoding than it is stored in, is solved to proven optimality for the losses that `sensitivity` measured. `rows`
     restricts it to rows of these names, with wildcards: `*a8`. Where no latency is asked for and the target states its speed,
-    the result is no slower than the uniform choice, if the other limits allow.
+    the result is no slower than the uniform choice, if the other limits allow; where a limit on the loss does not (`--max-drop`),
+    as little slower as that takes.
 
-    Either way ops that only pass values on follow their consumers.
+    Either way ops that only pass values on follow their consumers. And where the target's code plans memory and the plan takes more
+    than there is, values that are alive where it is short are stored in as few bits as rows allow, the least loss for a byte first,
+    until it fits or none is left.
     """
 
     name = "assign_precision"
@@ -75,11 +83,7 @@ class AssignPrecision(Pass):
             plan = context.plan
         else:
             self._check_rows(context.target)
-            if context.budget is None:
-                choice = uniform_choice(problem, self.prefer)
-            else:
-                choice = self._within_budget(problem, graph, context, context.budget, result)
-            plan = _make_plan(problem, choice, graph, context, self, result)
+            plan = self._within_memory(problem, graph, context, result)
         graph.facts[PLAN] = plan
         result.count("quantized regions", sum(region.quantized for region in plan.regions))
         result.count("groups", len(plan.groups))
@@ -98,8 +102,40 @@ class AssignPrecision(Pass):
                     f"The target {target.name} has no kernel row {pattern!r}{suggest(pattern, names)}"
                 )
 
+    def _within_memory(
+        self, problem: Problem, graph: Graph, context: PassContext, result: PassResult
+    ) -> Plan:
+        """Chooses rows, again and again, with values stored in fewer bits where memory is short for what was chosen."""
+        narrow: frozenset[str] = frozenset()
+        while True:
+            said = PassResult()
+            if context.budget is None:
+                choice = uniform_choice(problem, self.prefer, narrow)
+            else:
+                choice = self._within_budget(problem, graph, context, context.budget, narrow, said)
+            plan = _make_plan(problem, choice, graph, context, self, narrow, said)
+            more: frozenset[str] = frozenset()
+            if context.crowds is not None and can_narrow(problem, choice):
+                crowds = context.crowds(graph, plan)
+                more = more_narrow(problem, choice, crowds, narrow, graph.facts.get(SENSITIVITY))
+            if not more:
+                break
+            narrow |= more
+        result.diagnostics += said.diagnostics
+        if narrow:
+            result.count("values kept narrow", len(narrow))
+            names = ", ".join(sorted(narrow))
+            result.say(Level.INFO, "", f"memory is short; stored in as few bits as rows allow: {names}")
+        return plan
+
     def _within_budget(
-        self, problem: Problem, graph: Graph, context: PassContext, budget: Budget, result: PassResult
+        self,
+        problem: Problem,
+        graph: Graph,
+        context: PassContext,
+        budget: Budget,
+        narrow: frozenset[str],
+        result: PassResult,
     ) -> dict[str, Row | None]:
         sensitivity = graph.facts.get(SENSITIVITY)
         if sensitivity is None:
@@ -109,9 +145,10 @@ class AssignPrecision(Pass):
         costs = CostModel(problem.target, context.float_format)
         if budget.latency is not None or budget.minimise == "latency":
             costs.require()
-        selection = state_selection(problem, sensitivity, costs, self.rows)
+        selection = state_selection(problem, sensitivity, costs, self.rows, narrow)
         uniform = uniform_choice(problem, self.prefer)
         decision = select(selection, budget, sensitivity, uniform if costs.known else {})
+        decision = dataclasses.replace(decision, narrow=len(narrow))
         graph.facts[DECISION] = decision
         if decision.unmet:
             result.say(Level.WARNING, "", decision.unmet)
@@ -122,7 +159,10 @@ class AssignPrecision(Pass):
         choice.update(chosen_rows(selection, decision))
         _follow_consumers(
             problem,
-            {region.name: _preferred_rows(problem, region, self.prefer) for region in problem.regions},
+            {
+                region.name: _preferred_rows(problem, region, self.prefer, narrow)
+                for region in problem.regions
+            },
             choice,
         )
         return choice
@@ -140,12 +180,15 @@ def _summary(decision: Decision) -> str:
     return f"least {decision.minimise} ({proof}): {', '.join(parts)}"
 
 
-def uniform_choice(problem: Problem, prefer: tuple[str, ...] = ()) -> dict[str, Row | None]:
+def uniform_choice(
+    problem: Problem, prefer: tuple[str, ...] = (), narrow: Collection[str] = ()
+) -> dict[str, Row | None]:
     """The best legal quantized row of every region whose kernel is always quantized, then of those that feed them.
 
-    Regions of kernels that are quantized "when-consumed" follow their consumers, from the graph's end to its start.
+    Regions of kernels that are quantized "when-consumed" follow their consumers, from the graph's end to its start. Values with
+    the names `narrow` take as few bits as rows allow.
     """
-    rows = {region.name: _preferred_rows(problem, region, prefer) for region in problem.regions}
+    rows = {region.name: _preferred_rows(problem, region, prefer, narrow) for region in problem.regions}
     choice: dict[str, Row | None] = {}
     for region in problem.regions:
         always = region.kernel is not None and region.kernel.quantize == "always"
@@ -237,9 +280,12 @@ def _row_asking(
     return None
 
 
-def _preferred_rows(problem: Problem, region: Region, prefer: Sequence[str]) -> list[Row]:
-    """The legal quantized rows: those asked for first, in that order, then the others in the descriptor's."""
+def _preferred_rows(
+    problem: Problem, region: Region, prefer: Sequence[str], narrow: Collection[str] = ()
+) -> list[Row]:
+    """The legal quantized rows that are narrow enough: those asked for first, in that order, then the others in the descriptor's."""
     legal = [row for row in problem.legal_rows(region) if problem.target.is_quantized(row)]
+    legal = narrowest(problem, region, legal, narrow)
     place = {name: index for index, name in enumerate(prefer)}
     return sorted(legal, key=lambda row: place.get(row.name, len(place)))
 
@@ -257,13 +303,16 @@ def _make_plan(
     graph: Graph,
     context: PassContext,
     options: AssignPrecision,
+    narrow: Collection[str],
     result: PassResult,
 ) -> Plan:
     imported = Imported(graph, graph.facts.get(IMPORTED) or {})
     encoder = GroupEncoder(problem, graph.facts[RANGES], imported, options.weight_range)
     groups = encoder.encode(make_groups(problem, choice))
     decision = graph.facts.get(DECISION)
-    regions = tuple(_planned(problem, region, choice[region.name], decision) for region in problem.regions)
+    regions = tuple(
+        _planned(problem, region, choice[region.name], decision, narrow) for region in problem.regions
+    )
     notes = imported.notes(regions)
     for note in notes:
         result.say(Level.INFO, "", note)
@@ -277,9 +326,14 @@ def _make_plan(
     )
 
 
-def _planned(problem: Problem, region: Region, row: Row | None, decision: Decision | None) -> PlannedRegion:
+def _planned(
+    problem: Problem, region: Region, row: Row | None, decision: Decision | None, narrow: Collection[str]
+) -> PlannedRegion:
     weighed = decision.regions.get(region.name) if decision is not None else None
     reason, refused = _reason(problem, region, row), problem.refusals(region, row)
+    legal = problem.legal_rows(region)
+    wide = {item.name for item in legal} - {item.name for item in narrowest(problem, region, legal, narrow)}
+    refused = tuple(Refusal(item.row, _TOO_WIDE) if item.row in wide else item for item in refused)
     if decision is not None and weighed is not None:
         reason = weighed_reason(decision, weighed)
         told = refused_reasons(decision, weighed)

@@ -47,6 +47,8 @@ from qcompiler.trials import Best, Rows, Trial, distinct, front, rows_of, smalle
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from qcompiler.crowds import Crowds
+
 REFERENCE = "reference.onnx"
 _LIMITS = ("max_drop", "weight_bits", "max_size", "max_latency", "max_ram", "max_flash")
 
@@ -142,6 +144,7 @@ class _Compilation:
         self.on_pass = on_pass
         self.passed = 0
         self.search: list[dict[str, Any]] = []
+        self.narrow = 0
         self.front: list[Trial] = []
         self.output = Path(output) if output is not None else None
         if self.output is not None:
@@ -213,8 +216,15 @@ class _Compilation:
             budget=budget if budget is not None or self.plan is not None else self._budget(),
             statistics=Path(self.options.statistics) if self.options.statistics is not None else None,
             float_format=self.float_format,
+            crowds=self._crowds,
             progress=self.progress,
         )
+
+    @functools.cached_property
+    def _crowds(self) -> Crowds | None:
+        """Where a plan takes more memory than there is, on targets whose code plans memory."""
+        find = getattr(part(self.target, "lower"), "crowds", None)
+        return functools.partial(find, target=self.target, max_ram=self.options.max_ram) if find else None
 
     def _transformed(self, graph: Graph, context: PassContext) -> _Made:
         """Runs the whole pipeline."""
@@ -253,6 +263,7 @@ class _Compilation:
             graph, context = self.graph.copy(facts=True), self._context(budget)
             decided = tuple(decide.run(graph, context))[1:]
             decision, rows = graph.facts[DECISION], rows_of(graph.facts[PLAN])
+            self.narrow = max(self.narrow, decision.narrow)
             if rows in measured:
                 return dataclasses.replace(measured[rows], budget=budget, decision=decision)
             later = tuple(finish.run(graph, context))
@@ -473,6 +484,8 @@ class _Compilation:
         error = evaluation.drop_error(label)
         if error is not None and self.options.max_drop is not None and error > self.options.max_drop:
             text += f" {evaluation.samples} samples tell it to within {error:.2g} only; more evaluation data would tell more."
+        if self.narrow:
+            text += f" For want of memory up to {self.narrow} values had to take as few bits as the target's rows allow."
         return text
 
     def _within_drop(self, evaluation: Evaluation | None) -> bool:

@@ -15,7 +15,7 @@ class Considered:
 
     Attributes:
         row: Its name.
-        own_loss: Predicted loss of what it reads, in the unit of `Decision.measure`.
+        own_loss: Predicted loss of what it reads, and of what it can write in one encoding only, in the unit of `Decision.measure`.
         loss: By how much the predicted loss would change if this region alone ran as this row.
         size: Likewise the size, bits: of what `Decision.sized` names.
         latency: Likewise the latency, seconds.
@@ -58,6 +58,9 @@ class Decision:
         unmet: Why the limits cannot be kept, where they cannot: the choice is then the one that comes nearest.
         missed: The limit that cannot be kept; empty where all are. "loss" is none of the user's: searches set it.
         sized: What the limit on size is about.
+        slower: Whether the limit on latency is what the limit on the loss asks for, because one precision everywhere, which nobody
+            asked to be slower than, loses more.
+        narrow: How many values are stored in as few bits as rows allow because there is no memory for more.
     """
 
     minimise: str
@@ -74,6 +77,8 @@ class Decision:
     unmet: str = ""
     missed: str = ""
     sized: Literal["weights", "constants"] = "constants"
+    slower: bool = False
+    narrow: int = 0
 
     @property
     def keeps_limits(self) -> bool:
@@ -90,7 +95,7 @@ def weighed_reason(decision: Decision, weighed: Weighed) -> str:
     chosen = next(item for item in weighed.considered if item.row == weighed.row)
     within = ", ".join(_limit(name, limit, decision.sized) for name, limit in decision.limits.items())
     within = f" within {within}" if within else ""
-    return f"{weighed.row}: the least {decision.minimise} of the whole{within}; what it reads loses {chosen.own_loss:.3g} (predicted)"
+    return f"{weighed.row}: the least {decision.minimise} of the whole{within}; its values lose {chosen.own_loss:.3g} (predicted)"
 
 
 def refused_reasons(decision: Decision, weighed: Weighed) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Forms: the values that kernel rows read, in every encoding that some legal row reads them in.
+"""Forms: the values that kernel rows read, in every encoding that some legal row reads them in, or can write nothing but.
 
 A form is what a decision about precision is made of: its loss is measured by the pass `sensitivity`, its size is that of the
 constant, and a region's row is as good as the forms that it reads. What data movement only passes on is one value: a form
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qcompiler.assignment import Problem, demands, use_value
+from qcompiler.assignment import Problem, demands, outputs_of, use_value
 from qcompiler.sources import value_source
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """A value as some row reads it.
+    """A value as some row reads or writes it.
 
     Attributes:
         value: The value; of what is computed, the one before ops that only rearrange elements.
@@ -59,8 +59,21 @@ def row_forms(problem: Problem, region: Region, row: Row) -> dict[Form, tuple[Us
     return {form: tuple(uses) for form, uses in found.items()}
 
 
+def written_forms(problem: Problem, region: Region, row: Row) -> tuple[Form, ...]:
+    """The forms that a region's results are rounded to whoever reads them: where its row can write one encoding only.
+
+    Results that nothing reads are left out.
+    """
+    offered = set(problem.target.output_specs(row))
+    if len(offered) != 1:
+        return ()
+    (spec,) = offered
+    sources = map(_source, outputs_of(region)) if spec.is_quantized else ()
+    return tuple(Form(value, spec, None) for value in sources if _operand_uses(value))
+
+
 def all_forms(problem: Problem, regions: Iterable[Region] | None = None) -> dict[Form, tuple[Use, ...]]:
-    """Every form that a legal row of some region reads, in graph order, with all uses that could read it.
+    """Every form that a legal row of some region reads or cannot but write, in graph order, with all uses that could read it.
 
     Regions that are quantized only "when-consumed" have no say: they follow their consumers.
     """
@@ -71,7 +84,14 @@ def all_forms(problem: Problem, regions: Iterable[Region] | None = None) -> dict
         for row in problem.legal_rows(region):
             for form, uses in row_forms(problem, region, row).items():
                 found.setdefault(form, {}).update(dict.fromkeys(uses))
+            for form in written_forms(problem, region, row):
+                found.setdefault(form, {}).update(dict.fromkeys(_operand_uses(form.value)))
     return {form: tuple(uses) for form, uses in found.items()}
+
+
+def _operand_uses(value: Value) -> list[Use]:
+    """The uses of a value but those inside the bodies of control flow."""
+    return [use for use in value.uses if use.slot < len(use.node.inputs)]
 
 
 def _source(value: Value) -> Value:

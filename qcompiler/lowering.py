@@ -2,7 +2,8 @@
 
 `lower.py` has `lower(job: LowerJob) -> Lowered`: it consumes graph and plan, decides no precision, and writes the target's
 files. Where the artifact is no ONNX file, `executor(graph, plan, target) -> Runnable` computes the same to the bit, and is
-measured in its place; and `constant_bytes(graph, plan, target) -> int` says what weights and tables take in it. `verify.py` has
+measured in its place; and `constant_bytes(graph, plan, target) -> int` says what weights and tables take in it. Where it plans memory,
+`crowds(graph, plan, target, max_ram) -> tuple[Crowd, ...]` says where a plan takes more than there is. `verify.py` has
 `verify(job) -> Verification`: it runs or builds what was written in the best real consumer that is installed, and compares.
 What shows the files of a target is a module of its own, see `file_summary`.
 """

@@ -30,6 +30,7 @@ from qcompiler.errors import OptionError, suggest
 
 if TYPE_CHECKING:
     from qcompiler.budget import Budget
+    from qcompiler.crowds import Crowds
     from qcompiler.data import DataSource
     from qcompiler.ir.facts import Fact
     from qcompiler.ir.graph import Graph
@@ -114,6 +115,7 @@ class PassContext:
         budget: What precision assignment has to keep to and make small; None for one precision everywhere.
         statistics: File of calibration statistics to read (if it exists) or write.
         float_format: What values that stay float are stored as: "float32" or "float16".
+        crowds: Says where a plan takes more memory than there is; None where nobody plans memory.
         progress: Where progress goes.
         fuel: How many rewrites may still happen; None for any number. Bisection runs passes on limited fuel.
     """
@@ -124,6 +126,7 @@ class PassContext:
     budget: Budget | None = None
     statistics: Path | None = None
     float_format: str = "float32"
+    crowds: Crowds | None = None
     progress: Progress = _silent
     fuel: int | None = None
     rewrites: list[str] = field(default_factory=list)

@@ -17,7 +17,7 @@ from qcompiler.budget import Budget
 
 if TYPE_CHECKING:
     from qcompiler.decision import Decision
-    from qcompiler.evaluation import Evaluation
+    from qcompiler.evaluation import Evaluation, Measured
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.plan import Plan
     from qcompiler.pipeline import PassRecord
@@ -64,18 +64,27 @@ class Trial:
         return rows_of(self.plan)
 
     @property
+    def measured(self) -> Measured:
+        """What goes on the device: the last of the models, as the result will be judged; the reference where it is the only one."""
+        return self.evaluation.models[self._label]
+
+    @property
+    def _label(self) -> str:
+        return list(self.evaluation.models)[-1]
+
+    @property
     def drop(self) -> float:
         """How much worse the metric is than the float model's."""
-        return self.evaluation.drop("reference")
+        return self.evaluation.drop(self._label)
 
     @property
     def error(self) -> float:
         """The measured normalised output error."""
-        return math.pow(10.0, -self.evaluation.models["reference"].sqnr_db / 10.0)
+        return math.pow(10.0, -self.measured.sqnr_db / 10.0)
 
     def row(self) -> dict[str, Any]:
         """What reports say of it."""
-        measured = self.evaluation.models["reference"]
+        measured = self.measured
         return {
             "loss_limit": self.budget.loss,
             "predicted_loss": self.decision.loss,
@@ -159,9 +168,9 @@ def smallest_within(compiled: Compile, base: Budget, allowed: float) -> Iterator
             if failed is None and trial.decision.loss < limit / _WIDEN:
                 return  # nothing smaller is left to try
         else:
-            failed = limit
             if trial.decision.missed:
                 return  # this is the least loss that there is
+            failed = limit = min(limit, trial.decision.loss)  # limits between the two choose the same
         if passed is not None and failed is not None:
             if failed / passed < _CLOSE:
                 return

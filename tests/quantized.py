@@ -53,6 +53,46 @@ operands = { x = "uint8", w = "weight", b = "bias" }
 output = ["uint8"]
 limits = [{ check = "constant", operand = "w" }]
 """
+WIDTHS = (
+    HEADER
+    + """
+default_device = "chip"
+io = "quantized"
+[device.chip]
+rate = { int8 = 1e9, int16 = 1e9 }
+[device.chip.cost]
+"linear/a8w8" = 1.0
+"linear/a16w8" = 1.5
+conversion = 2.0
+[encoding.a8]
+format = "int8"
+symmetric = false
+[encoding.a16]
+format = "int16"
+[encoding.w8]
+format = "int8"
+granularity = "per-channel"
+[[kernel]]
+name = "linear"
+pattern = "Gemm(x, $w, $b?) -> Relu?"
+[[kernel.row]]
+name = "a8w8"
+operands = { x = "a8", w = "w8" }
+output = ["a8"]
+[[kernel.row]]
+name = "a16w8"
+operands = { x = "a16", w = "w8" }
+output = ["a16"]
+[[kernel]]
+name = "narrow"
+pattern = "Softmax|Tanh(x)"
+[[kernel.row]]
+name = "a8"
+operands = { x = "a8" }
+output = ["a8"]
+"""
+)
+"""A descriptor whose rows write what they read, in 8 or in 16 bits, as integer targets do; 16 bits are slower."""
 SMALL = HEADER + ENCODINGS + KERNELS
 """A descriptor with uint8 activations, int32 biases and one kernel."""
 

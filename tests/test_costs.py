@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from quantized import HEADER, SMALL, target_of
+from quantized import HEADER, SMALL, WIDTHS, target_of
 from small_graphs import graph_of, normal
 
 from qcompiler.assignment import Problem
 from qcompiler.costs import CostModel, code_bits, elements, in_bytes, parameter_bits
 from qcompiler.errors import TargetError
-from qcompiler.forms import Form, all_forms
+from qcompiler.forms import Form, all_forms, written_forms
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.shapes import infer_shapes
 from qcompiler.pass_manager import PassContext
@@ -170,6 +170,29 @@ def test_derived_encodings_are_no_forms(tmp_path: Path) -> None:
     assert sorted((form.value.name, form.spec.format) for form in all_forms(problem)) == [
         ("w", "int4"), ("w", "int8"), ("x", "uint8"),
     ]  # fmt: skip
+
+
+def test_what_a_row_cannot_but_write_is_a_form(tmp_path: Path) -> None:
+    """The result is rounded to it, whoever reads it: here in 16 bits, in which nobody asks for it."""
+    text = "(float[batch,6] x) => (float y) { r = Gemm(x, w) y = Softmax(r) }"
+    problem = problem_of(graph_of(text, {"w": normal(6, 5)}), target_of(tmp_path, WIDTHS))
+    forms = {(form.value.name, form.spec.format): uses for form, uses in all_forms(problem).items()}
+    assert set(forms) == {("x", "int8"), ("x", "int16"), ("w", "int8"), ("r", "int8"), ("r", "int16")}
+    assert [use.node.op for use in forms["r", "int16"]] == ["Softmax"]
+    for region in problem.regions:
+        for row in problem.legal_rows(region):
+            written = [(form.value.name, form.spec.format) for form in written_forms(problem, region, row)]
+            expected = {"a8w8": [("r", "int8")], "a16w8": [("r", "int16")], "a8": []}  # nobody reads y
+            assert written == expected[row.name]
+
+
+def test_where_there_is_a_choice_of_outputs_readers_have_it(tmp_path: Path) -> None:
+    text = "(float[batch,6] x) => (float y) { r = Gemm(x, w) y = Gemm(r, v) }"
+    graph = graph_of(text, {"w": normal(6, 5), "v": normal(5, 4)})
+    problem = problem_of(graph, target_of(tmp_path, HEADER + DEVICE + ENCODINGS + KERNEL))
+    for region in problem.regions:
+        for row in problem.legal_rows(region):
+            assert written_forms(problem, region, row) == ()
 
 
 def test_a_value_that_movement_passes_on_is_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import math
@@ -115,6 +116,17 @@ def test_where_nothing_is_within_the_least_loss_is_the_end() -> None:
     assert world.asked[-1].loss is not None
     assert world.asked[-1].loss < world.loss(0)
     assert best.drop == pytest.approx(0.5)
+
+
+def test_limits_between_a_failed_choice_and_its_own_loss_are_not_asked_for() -> None:
+    """They choose the same again: here from the first limit down to a loss that is far below it."""
+    world = World([0.0] * 4 + [0.5])
+    _, best = found(world, 0.01)
+    assert best.plan.regions[0].row == "row3"
+    first, second, *_ = (asked.loss for asked in world.asked)
+    assert first is not None
+    assert second is not None
+    assert second < world.loss(4) < first
 
 
 def test_the_least_loss_that_there_is_may_be_above_the_first_limit() -> None:
@@ -252,6 +264,19 @@ def test_the_same_numbers_of_other_rows_are_another_point() -> None:
 
 
 # -- trials --------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_is_judged_by_what_goes_on_the_device() -> None:
+    """As the result will be: where the artifact computes otherwise than the reference, the reference does not count."""
+    item = trial("a", drop=0.0, error=0.01)
+    artifact = Measured(BEFORE - 0.02, 10.0, 0, 0)
+    both = dataclasses.replace(item.evaluation, models={**item.evaluation.models, "artifact": artifact})
+    judged = dataclasses.replace(item, evaluation=both)
+    assert (item.drop, item.error) == pytest.approx((0.0, 0.01))
+    assert (judged.drop, judged.error) == pytest.approx((0.02, 0.1))
+    assert is_within(item, 0.01)
+    assert not is_within(judged, 0.01)
+    assert judged.row()["metric"] == pytest.approx(BEFORE - 0.02)
 
 
 def test_what_reports_say_of_a_trial() -> None:

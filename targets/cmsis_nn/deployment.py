@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qcompiler.crowds import Crowd
 from qcompiler.integer.memory import MemoryPlan, Needs, plan_memory, roots
 from qcompiler.integer.operations import Convolution
 from qcompiler.targets.cmsis_nn import slicing
@@ -86,6 +87,37 @@ def deploy(program: Program, path: KernelPath, limit: int | None = None) -> Depl
         for name, count in rows.items()
     }
     return Deployment(program, path, memory, first.arena.size, slices, roots(program))
+
+
+def crowds_of(deployment: Deployment, limit: int) -> tuple[Crowd, ...]:
+    """The operations during which something lies beyond a limit, with the graph's values that are in memory meanwhile.
+
+    Args:
+        deployment: A deployment.
+        limit: Bytes.
+    """
+    memory, values = deployment.memory, _values(deployment)
+    found = []
+    for _, buffers in memory.alive():
+        excess = max(memory.arena.offsets[buffer.name] + buffer.size for buffer in buffers) - limit
+        if excess > 0:
+            names = frozenset(name for buffer in buffers for name in values.get(buffer.name, ()))
+            found.append(Crowd(names, excess))
+    return tuple(found)
+
+
+def _values(deployment: Deployment) -> dict[str, set[str]]:
+    """The names of the graph's values by the tensor whose bytes they are; those that are made of it where it holds none itself."""
+    root, found = deployment.root, dict[str, set[str]]()
+    for tensor in deployment.program.tensors:
+        if tensor.data is None and tensor.value:
+            found.setdefault(root[tensor.name].name, set()).add(tensor.value)
+    for operation in reversed(deployment.program.operations):
+        made = [root[tensor.name].name for tensor in operation.outputs]
+        for tensor in operation.inputs:
+            if tensor.data is None and root[tensor.name].name not in found:
+                found[root[tensor.name].name] = {name for item in made for name in found.get(item, ())}
+    return found
 
 
 def _directed(operation: Operation, memory: MemoryPlan, pieces: tuple[Slice, ...]) -> tuple[Slice, ...]:

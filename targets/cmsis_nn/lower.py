@@ -14,12 +14,13 @@ from qcompiler.ir.plan import PLANNED
 from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets.cmsis_nn.boards import BOARDS
 from qcompiler.targets.cmsis_nn.c_text import comment
-from qcompiler.targets.cmsis_nn.deployment import deploy
+from qcompiler.targets.cmsis_nn.deployment import crowds_of, deploy
 from qcompiler.targets.cmsis_nn.fit import STACK, fit_of
 from qcompiler.targets.cmsis_nn.project import write_project
 from qcompiler.targets.cmsis_nn.source import constants_of, write_source
 
 if TYPE_CHECKING:
+    from qcompiler.crowds import Crowd
     from qcompiler.data import DataSource
     from qcompiler.integer.program import Program
     from qcompiler.ir.graph import Graph
@@ -41,9 +42,7 @@ def lower(job: LowerJob) -> Lowered:
     """
     program = program_of(job.graph, job.plan, job.target)
     core, path = core_of(job.target)
-    device = job.target.device[job.target.chosen_device]
-    limits = [limit for limit in (job.max_ram, device.memory and device.memory - STACK) if limit is not None]
-    deployment = deploy(program, path, min(limits, default=None))
+    deployment = deploy(program, path, _memory_limit(job.target, job.max_ram))
     source = write_source(deployment, core)
     fit = fit_of(deployment, source, job.target, job.max_ram, job.max_flash)
     vectors = recorded(program, job.data, _VECTORS, _VECTOR_BYTES)
@@ -81,6 +80,31 @@ def constant_bytes(graph: Graph, plan: Plan, target: Target) -> int:
         TargetError: See `lower`.
     """
     return constants_of(program_of(graph, plan, target), core_of(target)[1]).bytes
+
+
+def crowds(graph: Graph, plan: Plan, target: Target, max_ram: int | None) -> tuple[Crowd, ...]:
+    """Where a plan takes more memory than the user or the device allows, sliced as it will be.
+
+    Args:
+        graph: The graph that the plan speaks of, without Q/DQ.
+        plan: The plan.
+        target: The target.
+        max_ram: The user's limit, bytes.
+
+    Raises:
+        TargetError: Something of the graph has no integer form.
+    """
+    limit = _memory_limit(target, max_ram)
+    if limit is None:
+        return ()
+    return crowds_of(deploy(encode(graph, plan, target), core_of(target)[1], limit), limit)
+
+
+def _memory_limit(target: Target, max_ram: int | None) -> int | None:
+    """Bytes that the arena should not exceed: the user's limit, and what the device has besides the stack."""
+    device = target.device[target.chosen_device]
+    limits = [limit for limit in (max_ram, device.memory and device.memory - STACK) if limit is not None]
+    return min(limits, default=None)
 
 
 def program_of(graph: Graph, plan: Plan, target: Target) -> Program:

@@ -625,7 +625,7 @@ def test_one_graph_of_all_trials_is_kept(small: Path, monkeypatch: pytest.Monkey
         "calibration.npz",
         evaluation="evaluation.npz",
         pipeline=QUICK,
-        max_drop=0.02,
+        max_drop=0.05,
     )
     assert len(alive) > 3
     assert max(alive[2:]) <= alive[1] <= alive[0] + 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantized import HEADER, PREPARE, samples_for, target_of
+from quantized import HEADER, PREPARE, WIDTHS, samples_for, target_of
 from small_graphs import graph_of, normal
 
 from qcompiler.assignment import Choice, Problem, use_value
@@ -20,7 +20,7 @@ from qcompiler.data import DataSource
 from qcompiler.decision import DECISION, Decision
 from qcompiler.descriptor import load_target
 from qcompiler.errors import OptionError, TargetError
-from qcompiler.forms import all_forms, row_forms
+from qcompiler.forms import all_forms, row_forms, written_forms
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.plan import PLAN
 from qcompiler.pass_manager import Level, PassContext
@@ -373,6 +373,87 @@ def test_a_bias_that_layers_share_is_copied() -> None:
     assert decision is not None
     size = constant_bytes(graph, graph.facts[PLAN])
     assert size <= decision.size_bytes <= size + 4 * 8
+
+
+# -- what is rounded whoever reads it ------------------------------------------------------------------------------
+
+
+CHAIN = "(float[batch,16] x) => (float y) { t = Tanh(x) a = Gemm(t, w) c = Gemm(a, v) y = Softmax(c) }"
+CHAIN_CONSTANTS = {"w": normal(16, 24), "v": normal(24, 12)}
+
+
+def written(problem: Problem, losses: Sensitivity, choice: Choice) -> float:
+    """The loss of a choice on a target whose rows write what they read."""
+    regions = {region.name: (region, choice[region.name]) for region in problem.regions}
+    forms = {
+        form
+        for region, row in regions.values()
+        if row is not None
+        for form in (*row_forms(problem, region, row), *written_forms(problem, region, row))
+    }
+    return math.fsum(losses.of(form).mean for form in forms)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_written_is_paid_for_whoever_reads_it(tmp_path: Path, seed: int) -> None:
+    problem, losses, selection = stated(CHAIN, CHAIN_CONSTANTS, target_of(tmp_path, WIDTHS), seed)
+    names = [region.name for region in problem.regions]
+    listed = [
+        dict(zip(names, rows, strict=True))
+        for rows in itertools.product(*(problem.legal_rows(region) for region in problem.regions))
+    ]
+    assert len(listed) == 4
+    least = min(written(problem, losses, choice) for choice in listed)
+    decision = select(selection, Budget(), losses, {})
+    assert written(problem, losses, chosen_rows(selection, decision)) == pytest.approx(least)
+    assert decision.loss == pytest.approx(least)
+
+
+def test_reading_in_more_bits_than_were_written_gains_nothing(tmp_path: Path) -> None:
+    """Tanh writes 8 bits only: what rounds there does not come back in 16."""
+    text = "(float[batch,16] x) => (float y) { t = Tanh(x) a = Gemm(t, w) y = Softmax(a) }"
+    _, rows = selected(text, {"w": normal(16, 24)}, Budget(), target_of(tmp_path, WIDTHS))
+    assert list(rows.values()) == ["a8", "a8w8", "a8"]
+
+
+# -- a latency that nobody stated ----------------------------------------------------------------------------------
+
+
+DEEP = "(float[batch,16] x) => (float y) { a = Gemm(x, w) b = Relu(a) c = Gemm(b, v) d = Relu(c) e = Gemm(d, u) y = Softmax(e) }"
+DEEP_CONSTANTS = {"w": normal(16, 24), "v": normal(24, 24), "u": normal(24, 12)}
+
+
+def test_a_limit_on_the_loss_is_worth_more_than_the_implied_latency(tmp_path: Path) -> None:
+    """And no more of it than it takes: of the choices that keep the loss, one that is as fast as the fastest."""
+    problem, losses, selection = stated(DEEP, DEEP_CONSTANTS, target_of(tmp_path, WIDTHS))
+    uniform = uniform_choice(problem)
+    least = select(selection, Budget(), losses, {}).loss
+    most = written(problem, losses, uniform)
+    latency = selection.latency_of(uniform)
+    last = latency
+    for share in (1.0, 0.6, 0.3, 0.0):
+        limit = (least + share * (most - least)) * (1 + 1e-9)
+        decision = select(selection, Budget(loss=limit, minimise="size"), losses, uniform)
+        fastest = select(selection, Budget(loss=limit, minimise="latency"), losses, uniform)
+        assert decision.loss <= limit
+        assert not decision.missed
+        assert decision.latency == pytest.approx(fastest.latency, rel=1e-5)
+        assert decision.latency >= last * (1 - 1e-5)
+        assert decision.slower == (decision.latency > latency * (1 + 1e-5))
+        last = decision.latency
+    assert last > latency
+    free = select(selection, Budget(loss=limit, latency=1.0, minimise="size"), losses, uniform)
+    assert not free.slower
+    assert free.limits["latency"] == 1.0
+
+
+def test_without_a_limit_on_the_loss_other_limits_leave_the_latency_open() -> None:
+    """The fastest rows may lose everything."""
+    problem, losses, selection = stated(LAYERS, CONSTANTS)
+    uniform = uniform_choice(problem)
+    small = select(selection, Budget(minimise="size"), losses, {}).size_bytes
+    decision = select(selection, Budget(size=small), losses, uniform)
+    assert not decision.slower
 
 
 # -- rows that are allowed -----------------------------------------------------------------------------------------
