@@ -67,7 +67,7 @@ def target_page(target: Target) -> str:
         "",
         _NOTE,
         "",
-        f"Descriptor: `targets/{Path(target.file).parent.name}/descriptor.toml`. {len(target.kernel)} kernels,",
+        f"Descriptor: `targets/{Path(target.file).parent.name}/{Path(target.file).name}`. {len(target.kernel)} kernels,",
         f"{len(rows)} quantized rows; {verified} of these are tested against the real consumer.",
         "",
         *_table(("", ""), [(key, item) for key, item in facts.items() if item]),

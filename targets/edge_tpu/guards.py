@@ -194,6 +194,8 @@ def _hard_swish(call: _Call) -> Iterator[str]:
         ratio = float(np.float32(1 / 128) * np.float32(call.scale(0)) / np.float32(call.made_scale))
         if not 2.0**-15 <= ratio < 1:
             yield f"has scales of the ratio {128 * ratio:g}, which has to be at least 2**-8 and less than 128"
+        if call.scale(0) >= 2.0**24:
+            yield f"has an input scale of {call.scale(0):g}, which has to be less than 2**24: LiteRT shifts by more bits than there are"
 
 
 def _roots(call: _Call) -> Iterator[str]:

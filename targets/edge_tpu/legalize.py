@@ -145,7 +145,9 @@ class _Writer:
     @legal.register
     def _(self, work: Convolution, operation: Operation) -> None:
         if work.groups != 1:
-            raise TargetError(f"{region(operation)}: convolutions of several groups have no form in the file.")
+            raise TargetError(
+                f"{region(operation)}: convolutions of several groups have no form in the file."
+            )
         if work.upscale == (1, 1):
             self._windowed(work, operation)
         else:
@@ -337,9 +339,12 @@ def along(work: ArgMax, shape: tuple[int, ...]) -> int:
 def rectifier(work: Requantization, operation: Operation) -> str | None:
     """The operator that requantizes and clamps to an activation; None if none does, or with another factor only.
 
-    These operators divide the scales in float32; QUANTIZE does in float64. RELU_N1_TO_1 takes 8 bits only.
+    These operators divide the scales in float32, and read the type that they write; QUANTIZE does in float64, and from any type.
+    RELU_N1_TO_1 takes 8 bits only.
     """
     (x,), made = operation.inputs, operation.output
+    if x.dtype != made.dtype:
+        return None
     factor = Rescale.of(float(np.float32(x.scale) / np.float32(made.scale)))
     if (factor.multiplier, factor.shift) != (work.rescale.multiplier, work.rescale.shift):
         return None

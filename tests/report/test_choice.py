@@ -126,6 +126,8 @@ def test_the_choice_of_the_whole(weighed: dict[str, Any]) -> None:
     assert choice.goal_text(weighed) == "the least predicted loss, proven best"
     assert "(--weight-bits 4)" in choice.limit_texts(weighed)["size"]
     assert "no slower than one precision everywhere" in choice.limit_texts(weighed)["latency"]
+    slower = {**weighed, "assignment": {**weighed["assignment"], "slower": True}}
+    assert "as fast as that loss allows" in choice.limit_texts(slower)["latency"]
     assert "size" in choice.binding_text(weighed)
     weighed["assignment"] |= {"optimal": False, "bound": 0.9 * weighed["assignment"]["loss"]}
     assert re.search(r"not proven best: no choice is below [\d.e-]+, a gap of 10 %", choice.goal_text(weighed))  # fmt: skip

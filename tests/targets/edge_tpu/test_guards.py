@@ -85,6 +85,7 @@ BROKEN = {
     "log_softmax": (model("LOG_SOFTMAX", [tensor(2.0**-27)], tensor(1 / 16, 127)), "more than 2\\*\\*-26"),
     "hard_swish": (model("HARD_SWISH", [tensor(128.0)], tensor(1.0)), "less than 128"),
     "hard_swish-low": (model("HARD_SWISH", [tensor(2.0**-9)], tensor(1.0)), "at least 2\\*\\*-8"),
+    "hard_swish-large": (model("HARD_SWISH", [tensor(2.0**24)], tensor(2.0**24)), "less than 2\\*\\*24"),
     "sqrt": (model("SQRT", [tensor(zero=-100)], tensor()), "allows negative numbers"),
     "rsqrt": (model("RSQRT", [tensor(2.0**24, -128)], tensor(1.0)), "at least 2\\*\\*-11"),
     "prelu": (model("PRELU", [tensor(), tensor([0.5, 0.25], constant=True)], tensor()), "slopes of several scales"),
