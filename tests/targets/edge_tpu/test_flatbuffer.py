@@ -572,8 +572,11 @@ def short_constant(file: Any) -> None:
         (short_constant, "cannot reshape"),
         (Path("missing.tflite"), "missing.tflite cannot be read: No such file"),
     ],
-    ids=str,
-)
+    ids=[
+        "empty", "another format", "identifier only", "newer operator", "other version", "no subgraph", "strange index", "short constant",
+        "missing",
+    ],
+)  # fmt: skip
 def test_what_is_no_model_is_refused(data: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         read(repacked(data) if callable(data) else data)
