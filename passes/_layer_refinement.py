@@ -147,8 +147,7 @@ class Refinement:
         encoding = self._encoding(activation) if activation is not None else None
         moments = Moments(weights)
         for batch in batches:
-            x = batch.x if encoding is None else encoding.fake_quantize(batch.x)
-            moments.add(layer.input_rows(x, batch.shape, batch.chosen), batch.wanted)
+            moments.add(batch.input_rows(encoding), batch.wanted)
         self._replace(layer, group, weights, moments)
 
     def finish(self) -> dict[str, Encoding]:
@@ -176,13 +175,19 @@ class Refinement:
         given = [x, *([other] if other is not None else [])]
         random = np.random.default_rng(0)
         bias = self._bias(layer)
+        whole = not self._quantizes_alike(self.groups.get((node.name, 0)))
         for targets, inputs in zip(self._float.step(wanted), self._quantized.step(given), strict=True):
             y = targets[out.name]
             chosen = self._positions(layer, y.shape, random)
             rows = layer.output_rows(y, chosen)
             if other is not None:
                 rows = rows - layer.output_rows(inputs[other.name], chosen)
-            yield _Batch(inputs[x.name], y.shape, chosen, rows - bias)
+            yield _Batch.of(layer, inputs[x.name], y.shape, chosen, rows - bias, whole=whole)
+
+    def _quantizes_alike(self, group: PlannedGroup | None) -> bool:
+        """Whether every element of an activation is quantized the same way, and zero stays zero."""
+        encoding = None if group is None else self._encoding(group)
+        return encoding is None or (encoding.format.is_integer and encoding.axis is None)
 
     def _positions(
         self, layer: Layer, shape: tuple[int, ...], random: np.random.Generator
@@ -233,8 +238,7 @@ class Refinement:
         x, wanted = [], []
         for batch in batches:
             step = max(batch.chosen.shape[1] // each, 1)
-            chosen = batch.chosen[:, ::step]
-            x.append(layer.input_rows(batch.x, batch.shape, chosen))
+            x.append(batch.input_rows(None, step))
             targets = batch.wanted.reshape(layer.groups, *batch.chosen.shape, layer.outputs)[:, :, ::step]
             wanted.append(targets.reshape(layer.groups, -1, layer.outputs))
         found = search_range(
@@ -295,16 +299,46 @@ class _Batch(NamedTuple):
     """What was watched of a layer in one batch.
 
     Attributes:
-        x: Its input in the quantized network, not yet quantized itself.
+        layer: The layer.
+        x: Its input in the quantized network, not yet quantized itself; None where `rows` is kept instead.
+        rows: What of it is read at the positions drawn, [groups, samples * n, inputs].
         shape: Its output's shape.
         chosen: Output positions drawn, [samples, n].
         wanted: The outputs wanted there, without bias, [groups, samples * n, outputs].
     """
 
-    x: NDArray[np.float32]
+    layer: Layer
+    x: NDArray[np.float32] | None
+    rows: NDArray[np.float32] | None
     shape: tuple[int, ...]
     chosen: NDArray[np.intp]
     wanted: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls,
+        layer: Layer,
+        x: NDArray[np.float32],
+        shape: tuple[int, ...],
+        chosen: NDArray[np.intp],
+        wanted: NDArray[np.float32],
+        *,
+        whole: bool,
+    ) -> _Batch:
+        """Keeps of the input what is less, or all of it where elements that are not read count."""
+        if whole or chosen.size * layer.groups * layer.inputs > x.size:
+            return cls(layer, x, None, shape, chosen, wanted)
+        return cls(layer, None, layer.input_rows(x, shape, chosen), shape, chosen, wanted)
+
+    def input_rows(self, encoding: Encoding | None, step: int = 1) -> NDArray[np.float32]:
+        """What is read at every step-th position of each sample, quantized."""
+        if self.rows is None:
+            assert self.x is not None
+            x = self.x if encoding is None else encoding.fake_quantize(self.x)
+            return self.layer.input_rows(x, self.shape, self.chosen[:, ::step])
+        groups, _, inputs = self.rows.shape
+        rows = self.rows.reshape(groups, *self.chosen.shape, inputs)[:, :, ::step].reshape(groups, -1, inputs)
+        return rows if encoding is None else encoding.fake_quantize(rows)
 
 
 def _has_bias(node: Node) -> bool:

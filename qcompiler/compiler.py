@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import gc
@@ -28,7 +29,7 @@ from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_export import save
 from qcompiler.ir.onnx_import import import_model, load
 from qcompiler.ir.plan import PLAN, Plan
-from qcompiler.lowering import Lowered, LowerJob, Verification, VerifyJob
+from qcompiler.lowering import Consumer, Lowered, LowerJob, Verification, VerifyJob
 from qcompiler.metrics import metric_named
 from qcompiler.options import Options, default_pipeline, make_options, read_plan
 from qcompiler.pass_manager import PassContext, Progress
@@ -200,7 +201,7 @@ class _Compilation:
         """Transforms, measures, and writes if a folder was asked for."""
         made = self._searched() if self.options.searches else self._transformed(self.graph, self._context())
         if self.output is None:
-            return self._finish(made, None, None, None)
+            return self._finish(made, None, self._evaluated(made, None, None, None), None)
         with writing(self.output, force=self.options.force) as artifact:
             return self._write(made, artifact)
 
@@ -267,7 +268,7 @@ class _Compilation:
             if rows in measured:
                 return dataclasses.replace(measured[rows], budget=budget, decision=decision)
             later = tuple(finish.run(graph, context))
-            evaluation = self._evaluate(graph, graph.facts[PLAN], None, None)
+            evaluation = self._evaluate(graph, graph.facts[PLAN], None, None, None)
             assert evaluation is not None, "checked before"
             if not math.isfinite(evaluation.models["float"].metric):
                 self._within_drop(evaluation)
@@ -326,14 +327,18 @@ class _Compilation:
             else None
         )
         verifier = part(self.target, "verify")
+        shapes = data.sample_shapes if data is not None else {}
+        job = VerifyJob(artifact.folder, lowered, graph, plan, self.target, data, shapes)
+        make: Callable[[VerifyJob], Consumer] | None = getattr(verifier, "consumer", None)
+        consumer = make(job) if make is not None else None
+        evaluation = self._evaluated(made, artifact, lowered, consumer)
         verification: Verification | None = None
         if verifier is not None:
-            shapes = data.sample_shapes if data is not None else {}
             self.progress("verifying", 0, 1)
-            verification = verifier.verify(VerifyJob(artifact.folder, graph, plan, self.target, data, shapes))
+            verification = consumer.verification() if consumer is not None else verifier.verify(job)
             self.progress("verifying", 1, 1)
         self._write_front(artifact)
-        result = self._finish(made, artifact, lowered, verification)
+        result = self._finish(made, lowered, evaluation, verification)
         write_json(artifact.folder / "report.json", result.report)
         (artifact.folder / "report.html").write_text(render_html(result.report), encoding="utf-8")
         write_json(artifact.folder / "manifest.json", self._manifest(artifact))
@@ -355,16 +360,25 @@ class _Compilation:
             {"plan": f"pareto/{number:02}.json", **trial.row()} for number, trial in enumerate(self.front, 1)
         ]
 
+    def _evaluated(
+        self, made: _Made, artifact: Artifact | None, lowered: Lowered | None, consumer: Consumer | None
+    ) -> Evaluation | None:
+        """What was measured already, or what is now; either way the consumer has run all samples."""
+        if made.evaluation is None or (lowered is not None and self._executor is None):
+            return self._evaluate(made.graph, made.plan, artifact, lowered, consumer)
+        data = self.evaluation or self.calibration
+        if consumer is not None and data is not None:
+            collections.deque(consumer.stream(data), maxlen=0)
+        return made.evaluation
+
     def _finish(
         self,
         made: _Made,
-        artifact: Artifact | None,
         lowered: Lowered | None,
+        evaluation: Evaluation | None,
         verification: Verification | None,
     ) -> Result:
         graph, plan = made.graph, made.plan
-        measured = lowered is None or self._executor is not None
-        evaluation = (made.evaluation if measured else None) or self._evaluate(graph, plan, artifact, lowered)
         unmet = [*self._unmet(graph, plan, evaluation), *(lowered.unmet if lowered is not None else ())]
         met = not unmet
         report = make_report(
@@ -410,7 +424,12 @@ class _Compilation:
         )
 
     def _evaluate(
-        self, graph: Graph, plan: Plan, artifact: Artifact | None, lowered: Lowered | None
+        self,
+        graph: Graph,
+        plan: Plan,
+        artifact: Artifact | None,
+        lowered: Lowered | None,
+        consumer: Consumer | None,
     ) -> Evaluation | None:
         data = self.evaluation or self.calibration
         if data is None:
@@ -427,7 +446,9 @@ class _Compilation:
             same = _same_bytes(artifact.folder / REFERENCE, main)
             if not same:
                 models["artifact"] = Session(load(main), optimize=False)
-        if self._executor is not None:
+        if consumer is not None:
+            models["artifact"] = consumer
+        elif self._executor is not None:
             models["artifact"] = self._executor(graph, plan, self.target)
         result = evaluate_models(
             models, data, metric, progress=lambda done, total: self.progress("evaluating", done, total)

@@ -138,9 +138,7 @@ def _together(streams: Mapping[str, Iterator[Arrays]]) -> Iterator[dict[str, Arr
         assert len(waiting) == len(streams), "every stream runs every sample"
         counts = {label: len(next(iter(rows.values()))) for label, rows in waiting.items()}
         count = min(counts.values())
-        yield {
-            label: {name: array[:count] for name, array in rows.items()} for label, rows in waiting.items()
-        }
+        yield {label: {name: array[:count] for name, array in waiting[label].items()} for label in streams}
         waiting = {
             label: {name: array[count:] for name, array in rows.items()}
             for label, rows in waiting.items()

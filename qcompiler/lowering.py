@@ -4,7 +4,9 @@
 files. Where the artifact is no ONNX file, `executor(graph, plan, target) -> Runnable` computes the same to the bit, and is
 measured in its place; and `constant_bytes(graph, plan, target) -> int` says what weights and tables take in it. Where it plans memory,
 `crowds(graph, plan, target, max_ram) -> tuple[Crowd, ...]` says where a plan takes more than there is. `verify.py` has
-`verify(job) -> Verification`: it runs or builds what was written in the best real consumer that is installed, and compares.
+`verify(job) -> Verification`: it builds what was written in the best real consumer that is installed, and compares. Where
+samples can be run through the artifact, it has `consumer(job) -> Consumer` instead: what that computes is what is measured as
+the artifact, and it is compared in the same pass over the data.
 What shows the files of a target is a module of its own, see `file_summary`.
 """
 
@@ -13,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qcompiler.evaluation import Runnable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +41,7 @@ class Lowered:
         next_step: What the user does with it, a command where there is one.
         unmet: Limits of the device or of the user that are not kept, one paragraph each.
         details: More, for the report.
+        executor: What computes as the artifact does, for the target's own verification to go on from.
     """
 
     main: str
@@ -44,6 +49,7 @@ class Lowered:
     next_step: str = ""
     unmet: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    executor: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class VerifyJob:
 
     Attributes:
         folder: Where the artifact lies now.
+        lowered: What lowering said of it; None where the reference is the artifact.
         graph: The reference graph (QDQ).
         plan: Its plan.
         target: The target.
@@ -87,6 +94,7 @@ class VerifyJob:
     """
 
     folder: Path
+    lowered: Lowered | None
     graph: Graph
     plan: Plan
     target: Target
@@ -119,3 +127,14 @@ class Verification:
     max_abs_diff: float | None = None
     mean_abs_diff: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Consumer(Runnable, Protocol):
+    """Runs the artifact on samples in the best real consumer that is installed, and compares on the way.
+
+    `stream` gives what the real consumer computes, or what the target's executor does where there is none.
+    """
+
+    def verification(self) -> Verification:
+        """What came of it, after the samples; of samples that it makes up itself where there were none."""
+        ...

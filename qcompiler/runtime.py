@@ -69,8 +69,8 @@ class Session:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         if optimize == "floats":
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-            # Such sessions alternate with other work, during which waiting threads would burn the processor's time.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Sessions alternate with other work, during which waiting threads would burn the processor's time.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Taps run when what they read is fresh, which keeps it in the cache and frees it soon.
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         if threads is not None:

@@ -1,6 +1,6 @@
 """Programs executed in numpy, to the bit: what an integer target's own kernels have to compute.
 
-`run` takes and gives codes; `quantize_inputs` and `dequantize_outputs` make them of real numbers and the other way round. The
+`Executor` takes and gives codes; `quantize_inputs` and `dequantize_outputs` make them of real numbers and the other way round. The
 formulas of the kinds of work are in the `evaluate_*` modules; they are those of TensorFlow Lite's reference kernels and
 CMSIS-NN, in integers throughout, so the results are the same on every machine.
 """
@@ -11,6 +11,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from qcompiler.integer import (  # noqa: F401 - they register what they evaluate
     evaluate_elementwise,
@@ -18,83 +19,101 @@ from qcompiler.integer import (  # noqa: F401 - they register what they evaluate
     evaluate_movement,
     evaluate_windows,
 )
-from qcompiler.integer.evaluate_base import evaluate
+from qcompiler.integer.evaluate_base import evaluate, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
+    from qcompiler.integer.evaluate_base import Step
     from qcompiler.integer.program import Operation, Program, Tensor
     from qcompiler.ir.encoding import Encoding
 
-__all__ = ["dequantize_outputs", "evaluate", "quantize_inputs", "run"]
+__all__ = ["Executor", "dequantize_outputs", "evaluate", "quantize_inputs", "run"]
 
-_TOGETHER = 1 << 19
+_TOGETHER = 1 << 21
 """Elements of the largest tensor that samples taken together may have. Temporaries have up to 8 bytes each, and there are a
 few: some 32 MB, more where one sample is larger."""
+
+
+class Executor:
+    """A program, ready to be executed many times."""
+
+    def __init__(self, program: Program) -> None:
+        """Computes what depends on constants only."""
+        self.program = program
+        self._steps = [
+            (operation, prepare(operation.work, operation.inputs, operation.output))
+            for operation in program.operations
+        ]
+        self._last_read = {
+            tensor.name: number
+            for number, operation in enumerate(program.operations)
+            for tensor in operation.inputs
+            if tensor.data is None
+        }
+        self._together = max(
+            1, _TOGETHER // max((tensor.elements for tensor in _computed(program)), default=1)
+        )
+        self._threads = ThreadpoolController()
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], keep: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
+        """Executes the program on many samples; what nothing reads any more is freed.
+
+        Args:
+            inputs: Codes of its inputs by the tensors' names, [samples, *shape].
+            keep: Names of further tensors to return.
+
+        Returns:
+            Codes by name, [samples, *shape]: the outputs, and what is to be kept.
+
+        Raises:
+            ValueError: An input is missing or has another shape than its tensor, or `keep` names no tensor.
+        """
+        program = self.program
+        samples = _samples(program, inputs)
+        tensors = {tensor.name: tensor for tensor in program.tensors}
+        wanted = [tensor.name for tensor in program.outputs] + list(keep)
+        if unknown := [name for name in wanted if name not in tensors]:
+            raise ValueError(f"the program {program.name} has no tensor {', '.join(unknown)}")
+        results = {name: np.empty((samples, *tensors[name].shape), tensors[name].dtype) for name in wanted}
+        # One thread: products are small, and between them others would spin.
+        with self._threads.limit(limits=1, user_api="blas"):
+            for first in range(0, samples, self._together):
+                part = slice(first, first + self._together)
+                given = {tensor.name: inputs[tensor.name][part] for tensor in program.inputs}
+                self._run_together(given, {name: result[part] for name, result in results.items()})
+        return results
+
+    def _run_together(self, live: dict[str, NDArray[Any]], results: Mapping[str, NDArray[Any]]) -> None:
+        """Executes the program on few samples and writes what is wanted into `results`."""
+        for tensor in self.program.tensors:
+            if tensor.name in results and (tensor.data is not None or tensor.name in live):
+                results[tensor.name][...] = live[tensor.name] if tensor.data is None else tensor.data
+        for number, (operation, step) in enumerate(self._steps):
+            made = _executed(operation, step, live)
+            for tensor in {tensor.name: tensor for tensor in operation.inputs}.values():
+                if self._last_read.get(tensor.name) == number:
+                    del live[tensor.name]
+            name = operation.output.name
+            if name in results:
+                results[name][...] = made
+            if name in self._last_read:
+                live[name] = made
 
 
 def run(
     program: Program, inputs: Mapping[str, NDArray[Any]], keep: Iterable[str] = ()
 ) -> dict[str, NDArray[Any]]:
-    """Executes a program on many samples; what nothing reads any more is freed.
-
-    Args:
-        program: The program.
-        inputs: Codes of its inputs by the tensors' names, [samples, *shape].
-        keep: Names of further tensors to return.
-
-    Returns:
-        Codes by name, [samples, *shape]: the outputs, and what is to be kept.
-
-    Raises:
-        ValueError: An input is missing or has another shape than its tensor, or `keep` names no tensor.
-    """
-    samples = _samples(program, inputs)
-    tensors = {tensor.name: tensor for tensor in program.tensors}
-    wanted = [tensor.name for tensor in program.outputs] + list(keep)
-    if unknown := [name for name in wanted if name not in tensors]:
-        raise ValueError(f"the program {program.name} has no tensor {', '.join(unknown)}")
-    results = {name: np.empty((samples, *tensors[name].shape), tensors[name].dtype) for name in wanted}
-    together = max(1, _TOGETHER // max((tensor.elements for tensor in _computed(program)), default=1))
-    for first in range(0, samples, together):
-        part = slice(first, first + together)
-        given = {tensor.name: inputs[tensor.name][part] for tensor in program.inputs}
-        _run_together(program, given, {name: result[part] for name, result in results.items()})
-    return results
+    """Executes a program once; see `Executor.run`."""
+    return Executor(program).run(inputs, keep)
 
 
-def _run_together(
-    program: Program, live: dict[str, NDArray[Any]], results: Mapping[str, NDArray[Any]]
-) -> None:
-    """Executes a program on few samples and writes what is wanted into `results`."""
-    last_read = {
-        tensor.name: number
-        for number, operation in enumerate(program.operations)
-        for tensor in operation.inputs
-        if tensor.data is None
-    }
-    for tensor in program.tensors:
-        if tensor.name in results and (tensor.data is not None or tensor.name in live):
-            results[tensor.name][...] = live[tensor.name] if tensor.data is None else tensor.data
-    for number, operation in enumerate(program.operations):
-        made = _executed(operation, live)
-        for tensor in {tensor.name: tensor for tensor in operation.inputs}.values():
-            if last_read.get(tensor.name) == number:
-                del live[tensor.name]
-        name = operation.output.name
-        if name in results:
-            results[name][...] = made
-        if name in last_read:
-            live[name] = made
-
-
-def _executed(operation: Operation, live: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+def _executed(operation: Operation, step: Step, live: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """What an operation writes, held to what its output tensor says."""
-    arrays = [live[tensor.name] if tensor.data is None else tensor.data for tensor in operation.inputs]
     output = operation.output
-    made = evaluate(operation.work, arrays, output)
+    made = step([live[tensor.name] if tensor.data is None else tensor.data for tensor in operation.inputs])
     if made.shape[1:] != output.shape or made.dtype != output.dtype:
         raise ValueError(
             f"{operation.name} ({type(operation.work).__name__}) writes {made.dtype} {list(made.shape[1:])}, but the tensor "

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +19,7 @@ from qcompiler.fixed_point import (
     to_codes,
     wrap32,
 )
-from qcompiler.integer.evaluate_base import evaluate
+from qcompiler.integer.evaluate_base import evaluate, evaluated, prepare
 from qcompiler.integer.operations import (
     Addition,
     ArgMax,
@@ -37,8 +41,12 @@ from qcompiler.integer.roots import inverse_square_root, logarithm
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qcompiler.integer.evaluate_base import Arrays
+    from qcompiler.integer.evaluate_base import Arrays, Step
+    from qcompiler.integer.operations import Work
     from qcompiler.integer.program import Tensor
+
+_BLOCK = 1 << 15
+"""Elements that are looked up at a time: few enough for the caches."""
 
 
 @evaluate.register(Addition)
@@ -74,6 +82,47 @@ def _rectifier(work: Rectifier, arrays: Arrays, output: Tensor) -> NDArray[Any]:
     sloped = x * (arrays[1].astype(np.int64) + work.slope_offset) if len(arrays) > 1 else x
     values = np.where(x >= 0, work.positive.apply(x), work.negative.apply(sloped))
     return to_codes(values, work.output_offset, work.low, work.high, output.dtype)
+
+
+@prepare.register(Addition)
+@prepare.register(Multiplication)
+@prepare.register(Rectifier)
+@prepare.register(Requantization)
+def _elementwise(work: Work, inputs: Sequence[Tensor], output: Tensor) -> Step:
+    if any(tensor.dtype.itemsize > 1 for tensor in inputs):
+        return partial(evaluated, work, output)
+    return _Tabulated(work, tuple(tensor.dtype for tensor in inputs), output)
+
+
+@dataclass(frozen=True)
+class _Tabulated:
+    """An elementwise operation on codes of 8 bits: for many elements, what it makes of every code or pair is computed once."""
+
+    work: Work
+    dtypes: tuple[np.dtype[Any], ...]
+    output: Tensor
+
+    @cached_property
+    def table(self) -> NDArray[Any]:
+        """What is made of the bytes of an input; or of two, the first one's counting 256 times."""
+        codes = np.arange(256, dtype=np.uint8)
+        grid = np.ix_(*(codes.view(dtype) for dtype in self.dtypes))
+        return evaluate(self.work, grid, self.output).reshape(-1)
+
+    def __call__(self, arrays: Arrays) -> NDArray[Any]:
+        if math.prod(np.broadcast_shapes(*(array.shape for array in arrays))) < 1 << 8 * len(arrays):
+            return evaluate(self.work, arrays, self.output)
+        spread = np.broadcast_arrays(*arrays)
+        first, *others = (np.ascontiguousarray(array).view(np.uint8).reshape(-1) for array in spread)
+        codes = np.empty(first.shape, self.table.dtype)
+        for start in range(0, len(codes), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            index = first[part].astype(np.intp)
+            for other in others:
+                index <<= 8
+                index |= other[part]
+            codes[part] = self.table.take(index)
+        return codes.reshape(spread[0].shape)
 
 
 @evaluate.register(Extremum)

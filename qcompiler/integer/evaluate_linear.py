@@ -10,27 +10,27 @@ With acc the wrapped sum of (x + input_offset) * w and the bias, y = clamp(resca
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 
 from qcompiler.fixed_point import to_codes
-from qcompiler.integer.evaluate_base import evaluate
-from qcompiler.integer.evaluate_windows import placed, reach, tap
+from qcompiler.integer.evaluate_base import evaluate, prepared
+from qcompiler.integer.evaluate_windows import placed, reach, windows
 from qcompiler.integer.operations import Convolution, DepthwiseConvolution, FullyConnected, MatrixProduct
+from qcompiler.integer.requantize import Codes, Requantizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from qcompiler.integer.evaluate_base import Arrays
     from qcompiler.integer.program import Tensor
 
-_BLOCK = 1 << 19
+_BLOCK = 1 << 18
 """Elements that are multiplied at a time: few enough for the caches, and all that takes memory beyond inputs and outputs."""
 
 
@@ -39,46 +39,46 @@ class _Sums:
     """Turns exact sums of products of codes into codes.
 
     Attributes:
-        work: Its rescale, offset and clamps.
         floats: The type that holds every sum of products.
-        integers: The type of the accumulators; int32 where that is enough, since it is faster.
-        bias: With what the input's offset contributes, [outputs].
-        dtype: Of the codes written.
+        bias: With what the input's offset contributes, [repeated * outputs], of a type that holds every sum with it.
+        finish: Makes codes of sums with their bias, [rows, repeated * outputs].
     """
 
-    work: Convolution | DepthwiseConvolution | FullyConnected
     floats: np.dtype[Any]
-    integers: np.dtype[Any]
     bias: NDArray[Any]
-    dtype: np.dtype[Any]
+    finish: Requantizer
 
     @classmethod
     def of(
         cls,
         work: Convolution | DepthwiseConvolution | FullyConnected,
-        x: NDArray[Any],
+        x: Tensor,
         weights: NDArray[Any],
         bias: NDArray[Any],
         dtype: np.dtype[Any],
+        repeated: int = 1,
     ) -> _Sums:
-        """For inputs of the type of x, and weights [..., outputs]."""
+        """For inputs of the type of x, weights [..., outputs], and rows in which all outputs are repeated so many times."""
         weights = weights.astype(np.int16).reshape(-1, weights.shape[-1])
-        floats = _exact(_largest(x) * int(np.abs(weights).sum(axis=0, dtype=np.int64).max(initial=0)))
-        integers = np.dtype(np.int32 if floats == np.float32 and not work.rescale.wide else np.int64)
+        products = _largest(x.dtype) * np.abs(weights).sum(axis=0, dtype=np.int64)
         moved = bias.astype(np.int64) + work.input_offset * weights.sum(axis=0, dtype=np.int64)
-        return cls(work, floats, integers, moved.astype(integers), dtype)
+        codes = Codes(work.rescale, work.output_offset, work.low, work.high, dtype)
+        finish = Requantizer(codes, moved - products, moved + products, repeated)
+        moved[finish.constant] = 0
+        largest = products + np.abs(moved)
+        wider = _exact(int(largest.max(initial=0))) if finish.in_floats else np.dtype(np.int64)
+        return cls(_exact(int(products.max(initial=0))), np.tile(moved, repeated).astype(wider), finish)
 
-    def codes(self, products: NDArray[Any]) -> NDArray[Any]:
-        """The codes of sums [..., outputs]."""
-        accumulators = products.astype(self.integers)
-        accumulators += self.bias
-        work = self.work
-        return to_codes(work.rescale.apply(accumulators), work.output_offset, work.low, work.high, self.dtype)
+    def of_rows(self, products: NDArray[Any]) -> NDArray[Any]:
+        """The codes of sums [rows, repeated * outputs], which are written over."""
+        sums = products.astype(self.bias.dtype, copy=False)
+        sums += self.bias
+        return self.finish(sums)
 
 
-def _largest(x: NDArray[Any]) -> int:
+def _largest(dtype: np.dtype[Any]) -> int:
     """The largest magnitude of a type's numbers."""
-    info: Any = ml_dtypes.iinfo(x.dtype)  # type: ignore[no-untyped-call]
+    info: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
     return int(max(-info.min, info.max))
 
 
@@ -87,74 +87,117 @@ def _exact(magnitude: int) -> np.dtype[Any]:
     return np.dtype(np.float32 if magnitude <= 1 << 24 else np.float64)
 
 
-@evaluate.register(Convolution)
-def _convolution(work: Convolution, arrays: Arrays, output: Tensor) -> NDArray[Any]:
-    x, filters, bias = arrays
-    images = x.reshape(-1, *x.shape[-3:])
-    outputs, *taps, depth = filters.shape
-    sums = _Sums.of(work, x, np.moveaxis(filters, 0, -1), bias, output.dtype)
-    weights = filters.astype(sums.floats).reshape(work.groups, outputs // work.groups, -1).transpose(0, 2, 1)
-    height, width = output.shape[1:3]
-    size = reach((height, width), taps, work.strides, work.dilations)
-    extent = reach((1, 1), taps, work.strides, work.dilations)
-    down, right = work.strides
-    made = np.empty((len(images), height, width, outputs), output.dtype)
-    row_elements = width * work.groups * weights.shape[1]
-    for part in _blocks(len(images), height * row_elements):
-        image = placed(images[part], size, work.pads[:2], work.upscale, -work.input_offset, sums.floats)
-        for rows in _blocks(height, len(image) * row_elements):
-            read = image[:, rows.start * down : (rows.stop - 1) * down + extent[0]]
-            windows = sliding_window_view(read, extent, axis=(1, 2))
-            windows = windows[:, ::down, ::right, :, :: work.dilations[0], :: work.dilations[1]]
-            grouped = windows.reshape(*windows.shape[:3], work.groups, depth, *taps)
-            columns = grouped.transpose(3, 0, 1, 2, 5, 6, 4).reshape(work.groups, -1, weights.shape[1])
-            products = np.matmul(columns, weights).transpose(1, 0, 2)
-            made[part, rows] = sums.codes(products.reshape(*windows.shape[:3], outputs))
-    return made.reshape(-1, *output.shape)
+@prepared(Convolution)
+class _Convolution:
+    """Columns of what every output reads, times the filters."""
+
+    def __init__(self, work: Convolution, inputs: Sequence[Tensor], output: Tensor) -> None:
+        x, filters, bias = inputs
+        assert filters.data is not None
+        assert bias.data is not None
+        self.work, self.output = work, output
+        outputs, *self.taps, self.depth = filters.shape
+        self.sums = _Sums.of(
+            work, x, np.moveaxis(filters.data, 0, -1), bias.data, output.dtype, output.shape[2]
+        )
+        weights = filters.data.astype(self.sums.floats).reshape(work.groups, outputs // work.groups, -1)
+        self.weights = np.ascontiguousarray(weights.transpose(0, 2, 1))
+
+    def __call__(self, arrays: Arrays) -> NDArray[Any]:
+        work, sums = self.work, self.sums
+        images = arrays[0].reshape(-1, *arrays[0].shape[-3:])
+        height, width, outputs = self.output.shape[1:]
+        groups, inputs, _ = self.weights.shape
+        size = reach((height, width), self.taps, work.strides, work.dilations)
+        made = np.empty((len(images), height, width, outputs), self.output.dtype)
+        row_elements = width * max(groups * inputs, 2 * outputs)
+        for part in _blocks(len(images), height * row_elements):
+            image = placed(images[part], size, work.pads[:2], work.upscale, -work.input_offset, sums.floats)
+            for rows in _blocks(height, len(image) * row_elements):
+                view = windows(image, rows, width, self.taps, work)
+                grouped = view.reshape(*view.shape[:5], groups, self.depth).transpose(5, 0, 1, 2, 3, 4, 6)
+                columns = grouped.reshape(groups, -1, inputs)
+                products = np.matmul(columns, self.weights).transpose(1, 0, 2)
+                codes = sums.of_rows(products.reshape(-1, width * outputs))
+                made[part, rows] = codes.reshape(len(image), -1, width, outputs)
+        return made.reshape(-1, *self.output.shape)
 
 
-@evaluate.register(DepthwiseConvolution)
-def _depthwise_convolution(work: DepthwiseConvolution, arrays: Arrays, output: Tensor) -> NDArray[Any]:
-    x, filters, bias = arrays
-    images = x.reshape(-1, *x.shape[-3:])
-    sums = _Sums.of(work, x, filters, bias, output.dtype)
-    height, width, outputs = output.shape[1:]
-    taps = filters.shape[1:3]
-    # One row of weights per column of the output: equal strides make whole rows one loop.
-    weights = np.repeat(filters.astype(sums.floats).reshape(*taps, 1, outputs), width, axis=2)
-    made = np.empty((len(images), *output.shape[1:]), output.dtype)
-    size = reach((height, width), taps, work.strides, work.dilations)
-    for part in _blocks(len(images), 4 * height * width * outputs):
-        source = np.repeat(images[part], work.multiplier, axis=-1)
-        image = placed(source, size, work.pads[:2], (1, 1), -work.input_offset, sums.floats)
-        for rows in _blocks(height, 4 * len(image) * width * outputs):
-            products = np.zeros((len(image), rows.stop - rows.start, width, outputs), sums.floats)
-            term = np.empty_like(products)
-            for i, j in np.ndindex(*taps):
-                first = (rows.start * work.strides[0] + i * work.dilations[0], j * work.dilations[1])
-                np.multiply(tap(image, first, products.shape[1:3], work.strides), weights[i, j], out=term)
-                products += term
-            made[part, rows] = sums.codes(products)
-    return made.reshape(-1, *output.shape)
+@prepared(DepthwiseConvolution)
+class _DepthwiseConvolution:
+    """Every output is a sum of as many products as the filter has taps."""
+
+    def __init__(self, work: DepthwiseConvolution, inputs: Sequence[Tensor], output: Tensor) -> None:
+        x, filters, bias = inputs
+        assert filters.data is not None
+        assert bias.data is not None
+        self.work, self.output = work, output
+        self.taps = filters.shape[1:3]
+        width, outputs = output.shape[2:]
+        self.sums = _Sums.of(work, x, filters.data, bias.data, output.dtype, width)
+        self.weights = filters.data.astype(self.sums.floats).reshape(*self.taps, outputs)
+        # Where windows overlap column by column, all of a row can be one loop.
+        self.merged = work.strides[1] == 1
+        if self.merged:
+            self.weights = np.tile(self.weights, width)
+
+    def __call__(self, arrays: Arrays) -> NDArray[Any]:
+        work, sums = self.work, self.sums
+        images = arrays[0].reshape(-1, *arrays[0].shape[-3:])
+        height, width, outputs = self.output.shape[1:]
+        made = np.empty((len(images), *self.output.shape[1:]), self.output.dtype)
+        size = reach((height, width), self.taps, work.strides, work.dilations)
+        for part in _blocks(len(images), 3 * height * width * outputs):
+            source = (
+                np.repeat(images[part], work.multiplier, axis=-1) if work.multiplier > 1 else images[part]
+            )
+            image = placed(source, size, work.pads[:2], (1, 1), -work.input_offset, sums.floats)
+            for rows in _blocks(height, 3 * len(image) * width * outputs):
+                view = windows(image, rows, width, self.taps, work)
+                if self.merged:
+                    products = np.einsum("nhijx,ijx->nhx", _merged(view), self.weights)
+                else:
+                    products = np.einsum("nhwijc,ijc->nhwc", view, self.weights)
+                codes = sums.of_rows(products.reshape(-1, width * outputs))
+                made[part, rows] = codes.reshape(len(image), -1, width, outputs)
+        return made.reshape(-1, *self.output.shape)
 
 
-@evaluate.register(FullyConnected)
-def _fully_connected(work: FullyConnected, arrays: Arrays, output: Tensor) -> NDArray[Any]:
-    x, matrix, bias = arrays
-    sums = _Sums.of(work, x, matrix.T, bias, output.dtype)
-    weights = matrix.astype(sums.floats).T
-    rows = x.reshape(-1, x.shape[-1])
-    made = np.empty((len(rows), len(matrix)), output.dtype)
-    for part in _blocks(len(rows), max(matrix.shape)):
-        made[part] = sums.codes(rows[part].astype(sums.floats) @ weights)
-    return made.reshape(-1, *output.shape)
+def _merged(view: NDArray[Any]) -> NDArray[Any]:
+    """Windows [images, rows, columns, *taps, channels], one channel behind the other, as [images, rows, *taps, columns * channels]."""
+    count, rows, columns, *taps, channels = view.shape
+    *outer, _, down, right, channel = view.strides
+    return as_strided(
+        view, (count, rows, *taps, columns * channels), (*outer, down, right, channel), writeable=False
+    )
+
+
+@prepared(FullyConnected)
+class _FullyConnected:
+    """A matrix product."""
+
+    def __init__(self, work: FullyConnected, inputs: Sequence[Tensor], output: Tensor) -> None:
+        x, matrix, bias = inputs
+        assert matrix.data is not None
+        assert bias.data is not None
+        self.output = output
+        self.sums = _Sums.of(work, x, matrix.data.T, bias.data, output.dtype)
+        self.weights = np.ascontiguousarray(matrix.data.astype(self.sums.floats).T)
+
+    def __call__(self, arrays: Arrays) -> NDArray[Any]:
+        x = arrays[0]
+        rows = x.reshape(-1, x.shape[-1])
+        made = np.empty((len(rows), self.weights.shape[1]), self.output.dtype)
+        for part in _blocks(len(rows), max(self.weights.shape)):
+            made[part] = self.sums.of_rows(rows[part].astype(self.sums.floats) @ self.weights)
+        return made.reshape(-1, *self.output.shape)
 
 
 @evaluate.register(MatrixProduct)
 def _matrix_product(work: MatrixProduct, arrays: Arrays, output: Tensor) -> NDArray[Any]:
     a, b = arrays
     offsets = work.input_offset, work.other_offset
-    largest = [_largest(array) + abs(offset) for array, offset in zip(arrays, offsets, strict=True)]
+    largest = [_largest(array.dtype) + abs(offset) for array, offset in zip(arrays, offsets, strict=True)]
     floats = _exact(a.shape[-1] * largest[0] * largest[1])
     left, right = (
         array.astype(floats) + floats.type(offset) for array, offset in zip((a, b), offsets, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from qcompiler.fixed_point import to_codes
 from qcompiler.integer.evaluate_base import evaluate
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qcompiler.integer.evaluate_base import Arrays
+    from qcompiler.integer.operations import Convolution, DepthwiseConvolution
     from qcompiler.integer.program import Tensor
+
+    Steps = Convolution | DepthwiseConvolution
 
 
 def reach(
@@ -51,7 +55,6 @@ def placed(
         fill: What stands everywhere else.
         dtype: Of the result.
     """
-    result = np.full((len(images), *size, images.shape[-1]), fill, dtype)
     read, write = [], []
     for given, wanted, offset, step in zip(images.shape[1:3], size, before, steps, strict=True):
         first = -(min(0, offset) // step)
@@ -59,8 +62,30 @@ def placed(
         start = offset + first * step
         read.append(slice(first, max(first, last)))
         write.append(slice(start, start + max(0, last - first) * step, step))
+    result = np.empty((len(images), *size, images.shape[-1]), dtype)
+    if tuple(steps) == (1, 1):
+        rows, columns = write
+        for outside in (
+            np.s_[:, : rows.start],
+            np.s_[:, rows.stop :],
+            np.s_[:, rows, : columns.start],
+            np.s_[:, rows, columns.stop :],
+        ):
+            result[outside] = fill
+    else:
+        result[...] = fill
     result[:, write[0], write[1]] = images[:, read[0], read[1]]
     return result
+
+
+def windows(images: NDArray[Any], rows: slice, width: int, taps: Sequence[int], steps: Steps) -> NDArray[Any]:
+    """What some rows of an output of `width` columns read: a view [B, rows, width, *taps, C]."""
+    count, row, column, channel = images.strides
+    (down, right), (below, beside) = steps.strides, steps.dilations
+    first = images[:, rows.start * down :]
+    shape = (len(images), rows.stop - rows.start, width, *taps, images.shape[-1])
+    strides = (count, row * down, column * right, row * below, column * beside, channel)
+    return as_strided(first, shape, strides, writeable=False)
 
 
 def tap(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qcompiler.integer.evaluate import dequantize_outputs, quantize_inputs, run
+from qcompiler.integer.evaluate import Executor, dequantize_outputs, quantize_inputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qcompiler.data import DataSource
     from qcompiler.integer.program import Program
+
+Run: TypeAlias = "Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]"
+_TOGETHER = 64  # samples, so that calls of numpy do not cost more than what they do
 
 
 def samples_each(program: Program) -> int:
@@ -23,11 +26,18 @@ def samples_each(program: Program) -> int:
 class ProgramSession:
     """Runs a program on real numbers: inputs are quantized, outputs dequantized."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, run: Run | None = None) -> None:
+        """For a program.
+
+        Args:
+            program: The program.
+            run: From codes of its inputs to codes of its outputs; None for the executor.
+        """
         self.program = program
+        self._run = run or Executor(program).run
 
     def stream(self, source: DataSource, batch: int = 32) -> Iterator[dict[str, NDArray[Any]]]:
         """The outputs of all samples, batch by batch, as `qcompiler.runtime.Session.stream` gives them."""
         step = samples_each(self.program)
-        for feeds in source.batches(max(batch // step, 1) * step):
-            yield dequantize_outputs(self.program, run(self.program, quantize_inputs(self.program, feeds)))
+        for feeds in source.batches(max(max(batch, _TOGETHER) // step, 1) * step):
+            yield dequantize_outputs(self.program, self._run(quantize_inputs(self.program, feeds)))

@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import functools
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 """What generated code and portable kernels compile with."""
+
+_MACHINE = {"x86_64": ("-march=native", "-mno-avx512f")}
+"""By kind of machine, what makes the kernels faster on it: a quarter here, where vectors of 512 bits make them slower."""
 
 
 def compiler() -> str | None:
@@ -112,7 +116,7 @@ def build(folder: Path, output: Path, library: Path | None = None) -> Path:
     if command is None:
         raise TargetError("There is no C compiler (cc, gcc, clang, or $CC).")
     sources, include = project_sources(folder, library)
-    flags = ("-fPIC", "-O3", "-std=c99")
+    flags = ("-fPIC", "-O3", "-std=c99", *_MACHINE.get(platform.machine(), ()))
     linked: list[Path] = []
     if library is not None:
         linked = [library_archive((command, *flags), "ar", library)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from qcompiler.errors import TargetError
 from qcompiler.integer.encode import encode
-from qcompiler.integer.evaluate import quantize_inputs, run
+from qcompiler.integer.evaluate import Executor, quantize_inputs
 from qcompiler.integer.session import ProgramSession, samples_each
 from qcompiler.ir.plan import PLANNED
 from qcompiler.lowering import Lowered, LowerJob
@@ -45,7 +45,8 @@ def lower(job: LowerJob) -> Lowered:
     deployment = deploy(program, path, _memory_limit(job.target, job.max_ram))
     source = write_source(deployment, core)
     fit = fit_of(deployment, source, job.target, job.max_ram, job.max_flash)
-    vectors = recorded(program, job.data, _VECTORS, _VECTOR_BYTES)
+    executor = Executor(program)
+    vectors = recorded(executor, job.data, _VECTORS, _VECTOR_BYTES)
     facts = {
         "title": comment(program.name),
         "arena": f"{deployment.memory.arena.size:,}",
@@ -61,6 +62,7 @@ def lower(job: LowerJob) -> Lowered:
         "cmake -B build && cmake --build build && ctest --test-dir build (in the folder; see its README.md)",
         fit.unmet,
         fit.details(),
+        executor,
     )
 
 
@@ -136,15 +138,18 @@ def core_of(target: Target) -> tuple[str, KernelPath]:
     return name, path
 
 
-def recorded(program: Program, data: DataSource | None, count: int, most_bytes: int | None = None) -> Vectors:
+def recorded(
+    executor: Executor, data: DataSource | None, count: int, most_bytes: int | None = None
+) -> Vectors:
     """Inputs, and what the program makes of them: samples of the data, or random codes where there are no data.
 
     Args:
-        program: The program.
+        executor: Of the program.
         data: Samples.
         count: How many vectors.
         most_bytes: Fewer of them (but one) where they would take more bytes.
     """
+    program = executor.program
     size = sum(tensor.bytes for tensor in (*program.inputs, *program.outputs))
     if most_bytes is not None:
         count = max(1, min(count, most_bytes // max(size, 1)))
@@ -158,7 +163,7 @@ def recorded(program: Program, data: DataSource | None, count: int, most_bytes: 
         most = min(count * samples_each(program), data.count)
         inputs = quantize_inputs(program, next(iter(data.batches(most))))
         count = min(count, *(len(array) for array in inputs.values()))
-    outputs = run(program, inputs)
+    outputs = executor.run(inputs)
     return [
         (
             tuple(inputs[tensor.name][index] for tensor in program.inputs),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.errors import TargetError
-from qcompiler.integer.evaluate import quantize_inputs, run
-from qcompiler.integer.session import samples_each
+from qcompiler.integer.session import ProgramSession
 from qcompiler.integer.work_counts import macs
 from qcompiler.lowering import Verification, VerifyJob
 from qcompiler.targets.cmsis_nn import emulator, host
 from qcompiler.targets.cmsis_nn.boards import BOARDS
-from qcompiler.targets.cmsis_nn.lower import core_of, program_of, recorded
+from qcompiler.targets.cmsis_nn.lower import core_of, recorded
 from qcompiler.targets.cmsis_nn.project import vectors_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from qcompiler.integer.evaluate import Executor
     from qcompiler.integer.program import Program
     from qcompiler.targets.cmsis_nn.boards import Board
 
@@ -50,8 +50,8 @@ class _Findings:
 
 
 @dataclass
-class _Tally:
-    """What a build of the project got wrong.
+class _Build:
+    """A build of the project for this machine, and what it got wrong.
 
     Attributes:
         label: Which kernels it links.
@@ -65,76 +65,114 @@ class _Tally:
     differences: int = 0
     largest: int = 0
 
-    def add(self, expected: Mapping[str, NDArray[Any]], made: Mapping[str, NDArray[Any]]) -> None:
-        """Compares the outputs of some samples."""
+    def run(
+        self, program: Program, inputs: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """Runs some samples and compares what is computed.
+
+        Raises:
+            TargetError: A step refuses its arguments.
+        """
+        made = host.run_all(self.library, program, inputs)
         for name, codes in made.items():
             gap = np.abs(codes.astype(np.int64) - expected[name])
             self.differences += int((gap > 0).sum())
             self.largest = max(self.largest, int(gap.max(initial=0)))
+        return made
 
 
-def verify(job: VerifyJob) -> Verification:
-    """Runs all samples through the C on this machine, and recorded ones on an emulated core, and compares byte for byte.
+def consumer(job: VerifyJob) -> Project:
+    """Runs samples through the C on this machine, and recorded ones on an emulated core, and compares byte for byte.
 
     The environment variable CMSIS_NN_PATH names a checkout of the library, whose kernels are then linked and compared, too.
     """
-    program = program_of(job.graph, job.plan, job.target)
-    core, _ = core_of(job.target)
-    library = Path(os.environ["CMSIS_NN_PATH"]) if os.environ.get("CMSIS_NN_PATH") else None
-    found = _Findings()
-    with tempfile.TemporaryDirectory(prefix="qcompiler-") as name:
-        scratch = Path(name)
+    return Project(job)
+
+
+class Project(ProgramSession):
+    """The generated project: what it computes on this machine, by the portable kernels, held to the integer executor."""
+
+    def __init__(self, job: VerifyJob) -> None:
+        """Compiles the project for this machine, if there is a compiler."""
+        assert job.lowered is not None
+        self._executor: Executor = job.lowered.executor
+        super().__init__(self._executor.program, self._compared)
+        self._job = job
+        self._checkout = Path(os.environ["CMSIS_NN_PATH"]) if os.environ.get("CMSIS_NN_PATH") else None
+        self._found = _Findings()
+        self._builds: list[_Build] = []
+        self._samples, self._failed = 0, False
+        self._scratch = tempfile.TemporaryDirectory(prefix="qcompiler-")
+        if host.compiler() is None:
+            self._found.missing.append(
+                "no C compiler (cc, gcc, clang, or $CC) was there to run the generated C on this machine"
+            )
+            return
         try:
-            _on_host(job, program, library, scratch, found)
-            _emulated(job, program, BOARDS[core], library, scratch, found)
+            for label, path in _kernels(self._checkout):
+                output = Path(self._scratch.name) / f"model-{len(self._builds)}.so"
+                self._builds.append(_Build(label, host.build(job.folder, output, path)))
         except TargetError as error:
-            found.problems.append(str(error))
-    if library is None:
-        found.missing.append("CMSIS_NN_PATH is not set: CMSIS-NN's own kernels were not linked")
-    ran = bool(found.done)
-    summary = "; ".join([*found.done, *found.problems, *found.missing]) + "."
-    compiler = host.compiler()
-    return Verification(
-        consumer="C compiler" + (" and emulator" if "instructions" in found.details else ""),
-        version=host.version(compiler) if compiler is not None else "",
-        ran=ran,
-        passed=not found.problems,
-        summary=summary,
-        problems=tuple(found.problems),
-        max_abs_diff=found.details.get("max_abs_diff"),
-        mean_abs_diff=None,
-        details={**found.details, "not_available": list(found.missing)},
-    )
+            self._fail(error)
 
+    def _fail(self, error: TargetError) -> None:
+        self._found.problems.append(str(error))
+        self._builds, self._failed = [], True
 
-def _on_host(job: VerifyJob, program: Program, library: Path | None, scratch: Path, found: _Findings) -> None:
-    """All samples through the C, compiled for this machine."""
-    if host.compiler() is None:
-        found.missing.append(
-            "no C compiler (cc, gcc, clang, or $CC) was there to run the generated C on this machine"
+    def _compared(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What the first build computes; the executor where there is none."""
+        expected = self._executor.run(inputs)
+        self._samples += len(next(iter(inputs.values())))
+        try:
+            made = [build.run(self.program, inputs, expected) for build in self._builds]
+        except TargetError as error:
+            self._fail(error)
+            return expected
+        return made[0] if made else expected
+
+    def verification(self) -> Verification:
+        """What all builds got wrong, on random codes if there were no samples; and what an emulated core does."""
+        found = self._found
+        with self._scratch as scratch:
+            if self._job.data is None and self._builds:
+                self._compared(_random(self._executor))
+            self._conclude()
+            try:
+                if not self._failed:
+                    _emulated(self._job, self._executor, self._checkout, Path(scratch), found)
+            except TargetError as error:
+                found.problems.append(str(error))
+        if self._checkout is None:
+            found.missing.append("CMSIS_NN_PATH is not set: CMSIS-NN's own kernels were not linked")
+        summary = "; ".join([*found.done, *found.problems, *found.missing]) + "."
+        compiler = host.compiler()
+        return Verification(
+            consumer="C compiler" + (" and emulator" if "instructions" in found.details else ""),
+            version=host.version(compiler) if compiler is not None else "",
+            ran=bool(found.done),
+            passed=not found.problems,
+            summary=summary,
+            problems=tuple(found.problems),
+            max_abs_diff=found.details.get("max_abs_diff"),
+            mean_abs_diff=None,
+            details={**found.details, "not_available": list(found.missing)},
         )
-        return
-    tallies = [
-        _Tally(label, host.build(job.folder, scratch / f"model-{number}.so", path))
-        for number, (label, path) in enumerate(_kernels(library))
-    ]
-    samples = 0
-    for inputs in _inputs(job, program):
-        expected = run(program, inputs)
-        for tally in tallies:
-            tally.add(expected, host.run_all(tally.library, program, inputs))
-        samples += len(next(iter(inputs.values())))
-    found.details["max_abs_diff"] = float(max(tally.largest for tally in tallies))
-    for tally in tallies:
-        found.details[f"host, {tally.label}"] = {"samples": samples, "differences": tally.differences}
-        if tally.differences:
-            found.problems.append(
-                f"{tally.differences} elements of outputs differ from the integer executor on {samples} samples ({tally.label})"
-            )
-        else:
-            found.done.append(
-                f"the C gives the integer executor's bytes for all {samples} samples on this machine ({tally.label})"
-            )
+
+    def _conclude(self) -> None:
+        """Says what came of the builds."""
+        found, samples = self._found, self._samples
+        if self._builds:
+            found.details["max_abs_diff"] = float(max(build.largest for build in self._builds))
+        for build in self._builds:
+            found.details[f"host, {build.label}"] = {"samples": samples, "differences": build.differences}
+            if build.differences:
+                found.problems.append(
+                    f"{build.differences} elements of outputs differ from the integer executor on {samples} samples ({build.label})"
+                )
+            else:
+                found.done.append(
+                    f"the C gives the integer executor's bytes for all {samples} samples on this machine ({build.label})"
+                )
 
 
 def _kernels(library: Path | None) -> list[tuple[str, Path | None]]:
@@ -142,21 +180,17 @@ def _kernels(library: Path | None) -> list[tuple[str, Path | None]]:
     return [("portable kernels", None), *([("CMSIS-NN", library)] if library is not None else [])]
 
 
-def _inputs(job: VerifyJob, program: Program) -> Iterator[dict[str, NDArray[Any]]]:
-    """Codes of all samples, some at a time; of random ones where there are no data."""
-    if job.data is None:
-        vectors = recorded(program, None, _VECTORS)
-        yield {
-            tensor.name: np.stack([vector[0][place] for vector in vectors])
-            for place, tensor in enumerate(program.inputs)
-        }
-        return
-    for feeds in job.data.batches(64 * samples_each(program)):
-        yield quantize_inputs(program, feeds)
+def _random(executor: Executor) -> dict[str, NDArray[Any]]:
+    """Random codes of inputs."""
+    vectors = recorded(executor, None, _VECTORS)
+    return {
+        tensor.name: np.stack([vector[0][place] for vector in vectors])
+        for place, tensor in enumerate(executor.program.inputs)
+    }
 
 
 def _emulated(
-    job: VerifyJob, program: Program, board: Board, library: Path | None, scratch: Path, found: _Findings
+    job: VerifyJob, executor: Executor, library: Path | None, scratch: Path, found: _Findings
 ) -> None:
     """Recorded samples on an emulated core."""
     lacking = emulator.missing_tools()
@@ -165,7 +199,8 @@ def _emulated(
             f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not installed: no core was emulated"
         )
         return
-    vectors = recorded(program, job.data, vectors_for(program))
+    board = BOARDS[core_of(job.target)[0]]
+    vectors = recorded(executor, job.data, vectors_for(executor.program))
     for label, path in _kernels(library):
         result = emulate(job.folder, board, vectors_file(vectors), scratch, path)
         found.details[f"{board.core}, {label}"] = result

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.errors import TargetError
-from qcompiler.integer.evaluate import quantize_inputs, run
+from qcompiler.integer.evaluate import Executor, quantize_inputs
 from qcompiler.integer.operations import Softmax
 from qcompiler.integer.session import samples_each
 from qcompiler.integer.work_counts import macs
@@ -133,6 +133,7 @@ def by_reference(
         TargetError: LiteRT refuses the file.
     """
     interpreter, tally = litert.Interpreter(data, program, reference=True), Tally()
+    executor = Executor(program)
     computed = [tensor.name for operation in program.operations for tensor in operation.outputs]
     outputs = [tensor.name for tensor in program.outputs]
     softmaxes = [
@@ -142,7 +143,7 @@ def by_reference(
     ]
     for inputs in batches:
         keep = computed if tally.samples < every_tensor else outputs
-        expected = run(program, dict(inputs), [*keep, *(tensor.name for tensor in softmaxes)])
+        expected = executor.run(inputs, [*keep, *(tensor.name for tensor in softmaxes)])
         for sample in range(len(next(iter(inputs.values())))):
             if tally.samples >= samples:
                 return tally
@@ -171,8 +172,9 @@ def by_default(data: bytes, program: Program, batches: Iterator[Codes]) -> Tally
         TargetError: LiteRT refuses the file.
     """
     interpreter, tally = litert.Interpreter(data, program, reference=False), Tally()
+    executor = Executor(program)
     for inputs in batches:
-        expected = run(program, dict(inputs))
+        expected = executor.run(inputs)
         made = interpreter.outputs(inputs)
         count = len(next(iter(inputs.values())))
         for name, codes in made.items():

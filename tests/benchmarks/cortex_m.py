@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import qcompiler as qc
+from qcompiler.integer.evaluate import Executor
 from qcompiler.targets import find_target
 from qcompiler.targets.cmsis_nn import emulator
 from qcompiler.targets.cmsis_nn.boards import BOARDS
@@ -134,7 +135,9 @@ def _run(
     program = program_of(result.graph, result.plan, find_target(f"cmsis-nn:{core}"))
     source = qc.DataSource.open(str(_DATA[folder]))
     data = source.validate(result.graph)
-    return emulate(folder, BOARDS[core], vectors_file(recorded(program, data, vectors)), scratch, library)
+    return emulate(
+        folder, BOARDS[core], vectors_file(recorded(Executor(program), data, vectors)), scratch, library
+    )
 
 
 _DATA: dict[Path, Path] = {}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from qcompiler.fixed_point import LEAST, MOST, Rescale, quantized_multiplier, wrap32
 from qcompiler.integer import evaluate_linear
 from qcompiler.integer.evaluate import dequantize_outputs, evaluate, quantize_inputs, run
+from qcompiler.integer.evaluate_base import prepare
 from qcompiler.integer.operations import (
     Addition,
     ArgMax,
@@ -633,3 +634,43 @@ def test_work_counts() -> None:
     depthwise = DepthwiseConvolution(2, (1, 1), (1, 1), (0, 0, 0, 0), Rescale.of(1), 0, 0, -128, 127)
     filters, made = tensor("w", (1, 3, 2, 8)), tensor("y", (1, 5, 5, 8))
     assert macs(Operation("d", depthwise, (tensor("x", (1, 7, 6, 4)), filters), (made,))) == 200 * 6
+
+
+@pytest.mark.parametrize("shapes", [((300, 300), (300, 300)), ((70, 1000), (1000,)), ((3, 4), (3, 4))])
+def test_tables_of_pairs_are_what_the_formula_gives(shapes: tuple[Any, Any]) -> None:
+    rng = np.random.default_rng(6)
+    a, b = codes(rng, 1, *shapes[0]), codes(rng, *shapes[1])
+    tensors = [tensor("a", shapes[0]), tensor("b", shapes[1], data=b)]
+    y = tensor("y", shapes[0])
+    factor = Rescale.of(0.003)
+    works = (
+        Multiplication(factor, 3, -4, 5, -100, 127),
+        Addition(-1, 20, Rescale.of(0.5), Rescale.of(0.3), Rescale.of(1e-6), 3, -4, 5, -100, 127),
+    )
+    for work in works:
+        step = prepare(work, tensors, y)
+        for _ in range(2):
+            np.testing.assert_array_equal(step([a, b]), evaluate(work, [a, b], y))
+    single = Requantization(Rescale.of(0.7), 3, 5, -100, 127)
+    np.testing.assert_array_equal(prepare(single, tensors[:1], y)([a]), evaluate(single, [a], y))
+
+
+def test_layers_of_computed_weights_are_executed_too() -> None:
+    rng = np.random.default_rng(7)
+    work = FullyConnected(Rescale.of(0.002), 1, 2, -128, 127)
+    x, matrix, bias = codes(rng, 1, 5, 8), codes(rng, 6, 8), np.arange(6, dtype=np.int32)
+    tensors = [tensor("x", (5, 8)), tensor("w", (6, 8)), tensor("b", (6,), INT32)]
+    y = tensor("y", (5, 6))
+    step = prepare(work, tensors, y)
+    np.testing.assert_array_equal(step([x, matrix, bias]), evaluate(work, [x, matrix, bias], y))
+
+
+def test_biases_beyond_double_precision_count_to_the_bit() -> None:
+    """Their last bits stand out where the sums cancel what is above them."""
+    factor = Rescale(np.array([MOST], np.int32), np.array([14], np.int32), wide=True)
+    work = FullyConnected(factor, 0, 0, -32768, 32767)
+    x, matrix = np.array([[[1]]], np.int16), np.ones((1, 1), np.int8)
+    for low in range(-3, 4):
+        bias = np.array([(1 << 60) + low], np.int64)
+        expected = finished(work, np.array([[bias[0] + 1]]))
+        np.testing.assert_array_equal(once(work, [x, matrix, bias], (1, 1), INT16), [expected])

@@ -29,7 +29,7 @@ from qcompiler.data import DataSource
 from qcompiler.demo import CALIBRATION, EVALUATION, MODEL
 from qcompiler.errors import TargetError
 from qcompiler.integer.encode import encode
-from qcompiler.integer.evaluate import quantize_inputs, run
+from qcompiler.integer.evaluate import Executor, quantize_inputs, run
 from qcompiler.integer.program import Program
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.onnx_import import import_model
@@ -410,7 +410,7 @@ def test_the_script_runs_the_emulator(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("max_ram", [None, 1], ids=["whole", "in slices"])
 def test_emulated_cores(tmp_path: Path, core: str, max_ram: int | None) -> None:
     made = project(tmp_path / "demo", MODEL, samples=EVALUATION, device=core, max_ram=max_ram)
-    vectors = recorded(made.program, DataSource.open(EVALUATION), 4)
+    vectors = recorded(Executor(made.program), DataSource.open(EVALUATION), 4)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     result = emulate(made.folder, BOARDS[core], vectors_file(vectors), scratch)
