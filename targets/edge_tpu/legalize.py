@@ -61,7 +61,8 @@ def legalize(program: Program) -> Program:
     writer = _Writer(program)
     for operation in program.operations:
         writer.legal(operation.work, operation)
-    return without_idle_views(dataclasses.replace(program, operations=tuple(writer.operations)))
+    legal = dataclasses.replace(program, operations=tuple(writer.operations))
+    return with_given_names(without_idle_views(legal))
 
 
 def without_idle_views(program: Program) -> Program:
@@ -99,6 +100,25 @@ def without_idle_views(program: Program) -> Program:
         else:
             kept.append(operation)
     return dataclasses.replace(program, operations=tuple(kept))
+
+
+def with_given_names(program: Program) -> Program:
+    """The program with its outputs called what the model calls them, where a copy of the value has another name and nothing that one."""
+    taken = {tensor.name for tensor in program.tensors}
+    renamed: dict[str, Tensor] = {}
+    for tensor in program.outputs:
+        if tensor.value and tensor.value not in taken:
+            renamed[tensor.name] = dataclasses.replace(tensor, name=tensor.value)
+            taken.add(tensor.value)
+
+    def called(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(renamed.get(tensor.name, tensor) for tensor in tensors)
+
+    operations = tuple(
+        dataclasses.replace(item, inputs=called(item.inputs), outputs=called(item.outputs))
+        for item in program.operations
+    )
+    return dataclasses.replace(program, outputs=called(program.outputs), operations=operations)
 
 
 def _writable(operation: Operation) -> tuple[tuple[int, ...], ...]:
@@ -302,7 +322,8 @@ class _Writer:
         """Clamps that no activation stands for become MAXIMUM and MINIMUM behind the operator."""
         made = made or operation.output
         ends = np.iinfo(made.dtype)
-        fused = ("NONE",) if isinstance(work, Requantization | Rectifier | MatrixProduct) else ACTIVATIONS
+        plain = isinstance(work, Requantization | Rectifier | MatrixProduct) or _spreads(work)
+        fused = ("NONE",) if plain else ACTIVATIONS
         if activation(made, work.low, work.high, fused) is not None:
             self._add(operation, work, inputs, made)
             return
@@ -320,6 +341,11 @@ class _Writer:
             clamped = made if number == len(bounds) else self._between(made, "clamped", made.shape)
             self._add(operation, Extremum(largest), (result, constant), clamped)
             result = clamped
+
+
+def _spreads(work: Work) -> bool:
+    """Whether it is a transposed convolution, whose activations are fused from version 4 on, which older readers cannot parse."""
+    return isinstance(work, Convolution) and work.upscale != (1, 1)
 
 
 def region(operation: Operation) -> str:

@@ -87,11 +87,30 @@ def steps_of(work: StridedCopy, shape: Shape, made: Shape) -> Iterator[tuple[Wor
 
 
 def parts_of(work: StridedCopy, shape: Shape) -> list[Part]:
-    """The input's dimensions, outermost first, cut where the copy cuts them.
+    """The input's dimensions, outermost first, cut where the copy cuts them; or other ones, of the copy's own strides.
 
     Raises:
         TargetError: No way of cutting them gives the copy.
     """
+    own = _own_shape(work, math.prod(shape))
+    parts = _cut_parts(work, shape) or (_cut_parts(work, own) if own is not None else None)
+    if parts is None:
+        raise TargetError("a rearrangement that cuts dimensions unevenly has no form in the file.")
+    return parts
+
+
+def _own_shape(work: StridedCopy, elements: int) -> Shape | None:
+    """Dimensions of the input whose strides are those of the copy; None where these do not divide one another."""
+    strides = zip(work.shape, work.strides, strict=True)
+    units = sorted({1} | {abs(stride) for count, stride in strides if stride and count > 1})
+    ends = [*units[1:], elements]
+    if any(end % unit for unit, end in zip(units, ends, strict=True)):
+        return None
+    return tuple(end // unit for unit, end in zip(units, ends, strict=True))[::-1]
+
+
+def _cut_parts(work: StridedCopy, shape: Shape) -> list[Part] | None:
+    """The parts of a shape that give the copy, if they do."""
     dimensions = _along(work, contiguous(shape), shape)
     cuts = _cuts(dimensions, contiguous(shape), shape)
     start = work.start + sum((count - 1) * stride for count, stride, _ in dimensions if stride < 0)
@@ -109,9 +128,7 @@ def parts_of(work: StridedCopy, shape: Shape) -> list[Part]:
         (part.place, part.count, stride) for part, stride in zip(parts, strides, strict=True) if part.place
     )
     inside = all(part.first + (part.count - 1) * abs(part.step) < part.size for part in parts)
-    if not inside or given != wanted or _walk(parts)[0] != work.start:
-        raise TargetError("a rearrangement that cuts dimensions unevenly has no form in the file.")
-    return parts
+    return parts if inside and given == wanted and _walk(parts)[0] == work.start else None
 
 
 def _along(work: StridedCopy, units: Shape, shape: Shape) -> list[tuple[int, int, tuple[int, ...]]]:

@@ -246,7 +246,8 @@ def _(work: Requantization, operation: Operation) -> Form:
 @_form.register(View)
 def _(work: View, operation: Operation) -> Form:
     shape = operation.output.shape
-    return Form("RESHAPE", (*operation.inputs, np.array(shape, np.int32)), {"new_shape": list(shape)})
+    sizes = [np.array(shape, np.int32)] if shape else []  # a number has none: no tensor is without elements
+    return Form("RESHAPE", (*operation.inputs, *sizes), {"new_shape": list(shape)})
 
 
 @_form.register(Concatenation)

@@ -346,7 +346,9 @@ def test_what_is_streamed() -> None:
     middle = partition(weighted(*[(1000, 1000)] * 6))
     assert middle.fits is None
     assert middle.streamed == (0, middle.parameters - AVAILABLE[0])
-    assert "5.7 MiB of parameters may not all fit on chip, where 4.3 MiB to 8.1 MiB are free" in middle.summary
+    assert (
+        "5.7 MiB of parameters may not all fit on chip, where 4.3 MiB to 8.1 MiB are free" in middle.summary
+    )
     large = partition(weighted(*[(1000, 1000)] * 10))
     assert large.fits is False
     assert large.streamed == tuple(large.parameters - free for free in reversed(AVAILABLE))

@@ -77,6 +77,12 @@ def test_a_network_of_every_kind_of_layer(tmp_path: Path) -> None:
             d = Conv<group=8, pads=[1,1,1,1]>(r, v) s = Add(d, r) p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(s)
             m = GlobalAveragePool(p) f = Flatten(m) g = Gemm<transB=1>(f, k, c) y = Softmax<axis=1>(g)
         }""",
-        {"w": normal(8, 3, 3, 3), "b": normal(8), "v": normal(8, 1, 3, 3), "k": normal(10, 8), "c": normal(10)},
+        {
+            "w": normal(8, 3, 3, 3),
+            "b": normal(8),
+            "v": normal(8, 1, 3, 3),
+            "k": normal(10, 8),
+            "c": normal(10),
+        },
     )
     twins(graph, {"x": normal(64, 3, 12, 11)}, tmp_path)
