@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from qcompiler.targets.edge_tpu.model import Model, Operator, Quantization, Tens
 from qcompiler.targets.edge_tpu.operators import form_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from qcompiler.integer.program import Operation, Program
@@ -25,7 +27,7 @@ def model_of(program: Program) -> Model:
     Raises:
         TargetError: An operation has no operator.
     """
-    tensors = _Tensors({tensor.name for tensor in program.tensors})
+    tensors = _Tensors({tensor.name: tensor for tensor in program.tensors})
     inputs = tuple(map(tensors.index, program.inputs))
     operators = []
     for operation in program.operations:
@@ -45,30 +47,40 @@ class _Tensors:
     """The file's tensors so far.
 
     Attributes:
-        names: Names that are taken.
+        program: The program's tensors by name.
         made: The tensors.
     """
 
-    names: set[str]
+    program: Mapping[str, Stored]
     made: list[Tensor] = field(default_factory=list)
     _index: dict[str, int] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
 
     def index(self, tensor: Stored) -> int:
-        """Where a tensor of the program is."""
+        """Where a tensor of the program is, or a constant that an operator reads and the program does not have."""
+        own = self.program.get(tensor.name)
+        if own is None or own.data is not tensor.data:
+            return self._add(replace(_stored(tensor), name=self._unique(tensor.name)))
         if tensor.name not in self._index:
-            self._index[tensor.name] = len(self.made)
-            self.made.append(_stored(tensor))
+            self._index[tensor.name] = self._add(_stored(tensor))
         return self._index[tensor.name]
 
     def constant(self, operation: Operation, data: NDArray[Any]) -> int:
         """Where the axes or sizes that an operator reads are."""
-        name, number = f"{operation.name}/{len(data)}", 1
-        while name in self.names:
-            number += 1
-            name = f"{operation.name}/{number}"
-        self.names.add(name)
-        self.made.append(Tensor(name, data.shape, _TYPES[data.dtype.name], None, data))
+        name = self._unique(f"{operation.name}/{len(data)}")
+        return self._add(Tensor(name, data.shape, _TYPES[data.dtype.name], None, data))
+
+    def _add(self, tensor: Tensor) -> int:
+        self.made.append(tensor)
         return len(self.made) - 1
+
+    def _unique(self, hint: str) -> str:
+        name, number = hint, 1
+        while name in self.program or name in self._names:
+            number += 1
+            name = f"{hint}.{number}"
+        self._names.add(name)
+        return name
 
 
 def _stored(tensor: Stored) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompiler.fixed_point import LEAST, MOST, Rescale
@@ -46,6 +46,7 @@ def cases(draw: st.DrawFn) -> tuple[Codes, np.ndarray[Any, Any], np.ndarray[Any,
     return codes, least, most
 
 
+@settings(deadline=None)
 @given(cases())
 def test_codes_change_where_they_do_in_integers(case) -> None:
     codes, least, most = case
@@ -60,6 +61,7 @@ def test_codes_change_where_they_do_in_integers(case) -> None:
         np.testing.assert_array_equal(made, alone.of(x))
 
 
+@settings(deadline=None)
 @given(cases(), st.integers(0, 1000), st.integers(1, 3))
 def test_channels_have_factors_and_bounds_of_their_own(case, seed, repeated) -> None:
     codes, least, most = case

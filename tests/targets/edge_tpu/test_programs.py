@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import qcompiler as qc
-from qcompiler.errors import TargetError
+from qcompiler.errors import ModelError, TargetError
 from qcompiler.integer.evaluate import quantize_inputs, run
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.node import Value
@@ -32,6 +32,7 @@ from qcompiler.targets.edge_tpu.versions import with_versions
 
 pytest.importorskip("ai_edge_litert")
 
+TARGETS = ("tflite", "edge-tpu")
 SAMPLES = 8
 LARGEST = 1500
 """Elements of a tensor, so that a network takes milliseconds."""
@@ -417,34 +418,46 @@ def networks(draw: st.DrawFn, most: int = 10) -> tuple[Graph, Samples]:
 RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-PASSED_OVER = ("dimensions has no integer form", "spatial dimensions; images", "The file would break rules")
-"""Refusals that random networks meet: more axes than kernels walk, means over volumes, and ranges that LiteRT's kernels do not take."""
+PASSED_OVER = (
+    "dimensions has no integer form",  # more axes than kernels walk
+    "spatial dimensions; images",  # means over volumes
+    "The file would break rules",  # ranges that LiteRT's kernels do not take
+    "ScalesValidation",  # onnxruntime moves Transposes across a Resize, and refuses its own Resize
+)
 
 
 def check_or_refused(graph: Graph, samples: Samples, name: str, **options: Any) -> None:
     """As `check`; what is refused for a known reason is passed over."""
     try:
         check(graph, samples, name, **options)
-    except TargetError as error:
+    except (TargetError, ModelError) as error:
         if not any(reason in str(error) for reason in PASSED_OVER):
             raise
         assume(False)
 
 
-@settings(RELAXED, max_examples=40)
+@settings(RELAXED, max_examples=40, derandomize=True)
 @given(networks())
 def test_networks(network: tuple[Graph, Samples]) -> None:
     check_or_refused(*network, "tflite")
 
 
-@settings(RELAXED, max_examples=15)
+@settings(RELAXED, max_examples=20, derandomize=True)
 @given(networks(most=6))
 def test_networks_for_the_accelerator(network: tuple[Graph, Samples]) -> None:
     check_or_refused(*network, "edge-tpu")
 
 
 @pytest.mark.slow
-@settings(RELAXED, max_examples=600)
-@given(networks(most=16), st.sampled_from(("tflite", "edge-tpu")))
+@settings(RELAXED, max_examples=400)
+@given(networks(most=25), st.sampled_from(TARGETS))
 def test_many_networks(network: tuple[Graph, Samples], name: str) -> None:
     check_or_refused(*network, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefer", [("a16w8", "a16"), ("a8w4",)], ids=["16 bits", "4-bit weights"])
+@settings(RELAXED, max_examples=100)
+@given(networks(most=15))
+def test_networks_in_other_rows(prefer: tuple[str, ...], network: tuple[Graph, Samples]) -> None:
+    check_or_refused(*network, "tflite", pass_options={"assign_precision": {"prefer": prefer}})
