@@ -21,6 +21,7 @@ _BOUNDS = {
 
 
 ACTIVATIONS = tuple(_BOUNDS)
+_MOST = 2.0**31
 RECTIFIERS = ("RELU", "RELU6", "RELU_N1_TO_1")
 
 
@@ -33,6 +34,8 @@ def activation(tensor: Tensor, low: int, high: int, accepted: Sequence[str] = AC
     ends = np.iinfo(tensor.dtype)
     for name in accepted:
         least, most = _BOUNDS[name]
+        if any(abs(bound) / tensor.scale >= _MOST for bound in (least, most) if math.isfinite(bound)):
+            continue  # LiteRT converts the quotient to 32 bits, whatever comes of it
         codes = (
             int(ends.min) if math.isinf(least) else max(int(ends.min), _code(tensor, least)),
             int(ends.max) if math.isinf(most) else min(int(ends.max), _code(tensor, most)),

@@ -48,6 +48,12 @@ _RANKS: Mapping[str, int] = {"PAD": 5, "PADV2": 5, "BATCH_MATMUL": 5}
 _MOST_RANK = 8
 _BIAS_GAP = 0.02
 """By how many codes of the output a bias' scale may be off (`GetQuantizedConvolutionMultipler`)."""
+_RESCALED: Mapping[str, tuple[int, int]] = {
+    **dict.fromkeys(("LEAKY_RELU", "QUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1"), (9, 17)),
+    "PRELU": (17, 25),
+    "MUL": (17, 31),
+}
+"""Operators to the bits of the numbers that they scale, of inputs of 8 and of 16 bits."""
 _MOST_FACTOR: Mapping[str, int] = {"INT8": 30, "INT16": 14}
 """Factors of accumulators are below two to that power; larger ones shift by more than there are bits."""
 
@@ -169,6 +175,16 @@ def _product(call: _Call) -> Iterator[str]:
         yield "has a bias whose scale is not that of its input times that of its weights"
 
 
+def _rescaled(call: _Call) -> Iterator[str]:
+    """The factor of what is multiplied, or only put into another encoding: it shifts numbers to the left, which have to stay in 32 bits."""
+    if call.made is None or call.op not in _RESCALED:
+        return
+    wide = call.operands[0] is not None and call.operands[0].type == "INT16"
+    factor, most = call.scale(0) * (call.scale(1) or 1.0) / call.made_scale, 31 - _RESCALED[call.op][wide]
+    if factor >= 2.0**most:
+        yield f"has the factor {factor:.3g} from one encoding to another; it has to be less than 2**{most}"
+
+
 def _sum(call: _Call) -> Iterator[str]:
     """The sum's factor is 2 * max(a, b) / (2**shift * y); kernels shift it to the right, by no less than 0."""
     if call.op not in ("ADD", "SUB") or call.made is None:
@@ -220,6 +236,7 @@ _RULES: tuple[Callable[[_Call], Iterator[str]], ...] = (
     _same_scale,
     _fixed_output,
     _product,
+    _rescaled,
     _sum,
     _exponentials,
     _hard_swish,

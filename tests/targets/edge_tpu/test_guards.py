@@ -77,6 +77,8 @@ BROKEN = {
     "bias-transposed": (weighted(bias=tensor(0.5, kind="INT32", constant=True), op="TRANSPOSE_CONV"), "not that of its input"),
     "bias-far": (weighted(bias=tensor([0.12500005, 0.0625], kind="INT32", constant=True), made=tensor(1e-6)), "not that of its input"),
     "factor": (weighted(made=tensor(1e-11)), "less than 2\\*\\*30"),
+    "mul": (model("MUL", [tensor(2.0**10), tensor(2.0**10)], tensor(2.0**-10)), "less than 2\\*\\*14"),
+    "relu": (model("RELU", [tensor(2.0**20)], tensor(2.0**-10)), "less than 2\\*\\*22"),
     "pot": (model("ADD", [tensor(kind="INT16")] * 2, tensor(kind="INT16")), "pot_scale_int16"),
     "add": (model("ADD", [tensor(), tensor()], tensor(2.0**-20)), "too small for operands"),
     "sub": (model("SUB", [tensor(), tensor(0.25)], tensor(2.0**-21)), "too small for operands"),

@@ -119,9 +119,6 @@ class Compiled:
         found = [refusal(self.model, operator) for operator in self.model.operators]
         return {rule.id for rule, _ in filter(None, found)}
 
-    def ops(self) -> list[str]:
-        return [operator.op for operator in self.model.operators]
-
 
 def compiled(
     text: str, constants: Mapping[str, Any], name: str, prefer: tuple[str, ...] = (), positive: bool = False
@@ -650,6 +647,9 @@ def movement() -> None:
             p=np.array((0, 0, 1, 2, 0, 0, 2, 1)),
             v=np.float32(number),
         )
+    two = "y = Pad(x, p, a) z = Pad(x, p, b) m = MaxPool<kernel_shape=[3,3], pads=[2,0,0,2]>(x)"
+    add("movement", "Pad-by-two", f"(float[n,4,7,6] x) => (float y, float z, float m) {{ {two} }}", "listed",
+        p=np.array((0, 0, 1, 2, 0, 0, 2, 1)), a=np.float32(0.5), b=np.float32(-1))  # fmt: skip
     moved("Pad-axes", "y = Pad(x, p, , a)", p=np.array((1, 2)), a=np.array([3]))
     moved("Pad-nothing", "y = Pad(x, p)", p=np.zeros(8, np.int64))
     moved(
@@ -831,6 +831,22 @@ def test_legal(case: Case, name: str) -> None:
 @pytest.mark.parametrize(("case", "name"), legal(slow=True))
 def test_more_of_the_legal(case: Case, name: str) -> None:
     check(case, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if has_form(CASES[name], prepared("tflite")[0])])
+def test_16_bits(name: str) -> None:
+    """The same where rows of 16 bits are preferred; kernels that have none stay in 8."""
+    case = CASES[name]
+    compiled(case.text, case.constants, "tflite", ("a16w8", "a16"), case.positive).check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name.startswith(("conv-", "linear", "matmul_constant"))]
+)
+def test_4_bit_weights(name: str) -> None:
+    compiled(CASES[name].text, CASES[name].constants, "tflite", ("a8w4",)).check()
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -449,7 +449,7 @@ def test_networks_for_the_accelerator(network: tuple[Graph, Samples]) -> None:
 
 
 @pytest.mark.slow
-@settings(RELAXED, max_examples=400)
+@settings(RELAXED, max_examples=400, derandomize=True)
 @given(networks(most=25), st.sampled_from(TARGETS))
 def test_many_networks(network: tuple[Graph, Samples], name: str) -> None:
     check_or_refused(*network, name)
@@ -457,7 +457,7 @@ def test_many_networks(network: tuple[Graph, Samples], name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prefer", [("a16w8", "a16"), ("a8w4",)], ids=["16 bits", "4-bit weights"])
-@settings(RELAXED, max_examples=100)
+@settings(RELAXED, max_examples=100, derandomize=True)
 @given(networks(most=15))
 def test_networks_in_other_rows(prefer: tuple[str, ...], network: tuple[Graph, Samples]) -> None:
     check_or_refused(*network, "tflite", pass_options={"assign_precision": {"prefer": prefer}})
