@@ -191,7 +191,7 @@ def test_repetitions(data: st.DataObject, shape: Shape) -> None:
     check(np.broadcast_to(x, wide), shape)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), SHAPES)
 def test_everything_at_once(data: st.DataObject, shape: Shape) -> None:
     """Slices of parts, transposed and repeated."""
