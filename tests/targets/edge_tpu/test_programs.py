@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 import qcompiler as qc
 from qcompiler.errors import ModelError, TargetError
 from qcompiler.integer.evaluate import quantize_inputs, run
+from qcompiler.integer.operations import FullyConnected
+from qcompiler.integer.program import Program
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.node import Value
 from qcompiler.ir.shapes import infer_shapes
@@ -52,6 +54,7 @@ def check(graph: Graph, samples: Samples, name: str, **options: Any) -> None:
     target, pipeline = prepared(name)
     result = qc.compile(graph, target, samples, pipeline=pipeline, **options)
     program = program_of(result.graph, result.plan, target)
+    assume(not leaves_32_bits(program))
     model = with_versions(model_of(program))
     guards.check(model)
     interpreter = litert.Interpreter(write(model), program, reference=True)
@@ -64,6 +67,19 @@ def check(graph: Graph, samples: Samples, name: str, **options: Any) -> None:
             made, right = interpreter.tensor(tensor), expected[tensor][sample]
             assert made.dtype == right.dtype, tensor
             np.testing.assert_array_equal(made, right, f"{tensor} of\n{graph}", strict=True)
+
+
+def leaves_32_bits(program: Program) -> bool:
+    """Whether sums of a fully connected layer times their factor may be too large for int32; what LiteRT then makes of them wraps."""
+    for operation in program.operations:
+        work = operation.work
+        if isinstance(work, FullyConnected) and work.rescale.real is not None:
+            _, matrix, bias = operation.inputs
+            assert bias.data is not None
+            most = 255 * 127 * matrix.shape[-1] + float(np.abs(bias.data.astype(np.float64)).max())
+            if most * float(work.rescale.real.max()) >= 2.0**31:
+                return True
+    return False
 
 
 # -- networks -------------------------------------------------------------------------------------------------------
