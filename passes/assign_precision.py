@@ -44,7 +44,8 @@ class AssignPrecision(Pass):
     """Chooses a row for every region and an encoding for every group, and writes the plan.
 
     Without a budget the choice is uniform: the best legal quantized row wherever the target computes on it; the rest is left
-    float. `prefer` names rows (say `fp8`) that are taken before the descriptor's own preference, the first legal one of them.
+    float. `prefer` names rows (say `fp8`) that are taken before the descriptor's own preference, the first legal one of them; rows
+    of floats among them, such as `w8+float` for quantized weights and nothing else.
 
     With a budget (`--weight-bits`, `--max-size`, `--max-latency`, `--max-drop`) all legal rows compete, float ones included:
     a mixed-integer program over rows, with what several rows read paid once and conversions paid where a value is read in
@@ -283,10 +284,12 @@ def _row_asking(
 def _preferred_rows(
     problem: Problem, region: Region, prefer: Sequence[str], narrow: Collection[str] = ()
 ) -> list[Row]:
-    """The legal quantized rows that are narrow enough: those asked for first, in that order, then the others in the descriptor's."""
-    legal = [row for row in problem.legal_rows(region) if problem.target.is_quantized(row)]
-    legal = narrowest(problem, region, legal, narrow)
+    """The legal rows that are quantized, or asked for, and narrow enough: those asked for first, in that order, then as described."""
     place = {name: index for index, name in enumerate(prefer)}
+    legal = [
+        row for row in problem.legal_rows(region) if problem.target.is_quantized(row) or row.name in place
+    ]
+    legal = narrowest(problem, region, legal, narrow)
     return sorted(legal, key=lambda row: place.get(row.name, len(place)))
 
 
@@ -361,8 +364,12 @@ def _reason(problem: Problem, region: Region, row: Row | None) -> str:
         )
     if row is not None and problem.target.is_quantized(row):
         return f"{row.name}: the preferred legal row of kernel {region.kernel.name}"
-    refused = [verdict for verdict in problem.verdicts[region.name] if not verdict.legal]
-    if any(problem.target.is_quantized(item) for item in problem.legal_rows(region)):
+    verdicts = [item for item in problem.verdicts[region.name] if problem.target.is_quantized(item.row)]
+    quantized = [item.row for item in verdicts if item.legal]
+    refused = [item for item in verdicts if not item.legal]
+    if row is not None and quantized and region.kernel.quantize == "always":
+        return f"float: row {row.name} of kernel {region.kernel.name}, which was asked for in place of {quantized[0].name}"
+    if quantized:
         return f"float: kernel {region.kernel.name} is quantized only where a consumer of its result asks for an encoding it has, and none does"
     if refused:
         return f"float: row {refused[0].row.name} of kernel {region.kernel.name} is not legal: {refused[0].reason}"

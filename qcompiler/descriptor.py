@@ -105,11 +105,15 @@ def _read_table(file: Path, resolve: Resolve | None, below: tuple[Path, ...]) ->
 
 
 def _merged(base: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
-    """The base's entries, replaced by the table's: tables key by key, kernels by name; new kernels come first."""
+    """The base's entries, replaced by the table's: tables key by key, kernels by name; new kernels come first.
+
+    Of a table's entries those are left out that are given as false.
+    """
     merged = {**base, **table}
     for key, given in table.items():
         if isinstance(given, dict) and isinstance(base.get(key), dict):
-            merged[key] = {**base[key], **given}
+            entries = {**base[key], **given}
+            merged[key] = {name: entry for name, entry in entries.items() if entry is not False}
     own, inherited = table.get("kernel", []), base.get("kernel", [])
     if _are_tables(own) and _are_tables(inherited):
         replaced = {kernel.get("name"): kernel for kernel in own}

@@ -107,7 +107,7 @@ def evaluate_models(
     streams = {label: session.stream(source, batch) for label, session in models.items()}
     trackers: dict[str, _Tracker] = {}
     seen = 0
-    for outputs in _together(streams):
+    for outputs in together(streams):
         reference = outputs[next(iter(outputs))]
         count = len(next(iter(reference.values())))
         part = labels[seen : seen + count] if labels is not None else None
@@ -126,8 +126,8 @@ def evaluate_models(
 _LABEL_FREE = {"agreement", "sqnr", "cosine", "mse", "mae", "relative-error", "kl"}
 
 
-def _together(streams: Mapping[str, Iterator[Arrays]]) -> Iterator[dict[str, Arrays]]:
-    """The streams' outputs for the same samples, as many at a time as all of them have ready."""
+def together(streams: Mapping[str, Iterator[Arrays]]) -> Iterator[dict[str, Arrays]]:
+    """The outputs of several streams, by label, for the same samples: as many at a time as all of them have ready."""
     waiting: dict[str, Arrays] = {}
     while True:
         for label, stream in streams.items():

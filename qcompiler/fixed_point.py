@@ -200,7 +200,9 @@ def one_over_one_plus(x: ArrayLike) -> Integers:
     return saturating_left_shift(inverse, 1)
 
 
-def to_codes(values: NDArray[Any], offset: int, low: int, high: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+def to_codes(
+    values: NDArray[Any], offset: int, low: float, high: float, dtype: np.dtype[Any]
+) -> NDArray[Any]:
     """The codes values + offset, clamped. The values are written over: they are the last of a chain of temporaries."""
     values += offset
     np.clip(values, low, high, out=values)

@@ -195,6 +195,11 @@ def test_extends_replaces_by_name_and_puts_new_kernels_first(tmp_path: Path) -> 
     assert set(target.device) == {"old", "new"}
 
 
+def test_extends_leaves_out_what_is_false(tmp_path: Path) -> None:
+    target = extending(tmp_path, "[device]\nold = false\n[device.new]\ntitle = 'newest'\n")
+    assert set(target.device) == {"new"}
+
+
 def test_extends_an_installed_target(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('schema = 1\nname = "mine"\nextends = "tensorrt"\n')

@@ -1,4 +1,4 @@
-"""encode: a graph, its plan and its layout as an integer program.
+"""encode: a graph, its plan and its layout as a program of integer operations, and of floats where a target has them beside.
 
 It follows the plan region by region and decides nothing: encodings come from the plan, storage orders from the layout, rounding
 from the target's kernels. What an operator is in integers is said once, in the table `RULES` that the `encode_*` modules fill.
@@ -18,6 +18,7 @@ from qcompiler.integer import (  # noqa: F401 - they register what they encode
     encode_resizing,
 )
 from qcompiler.integer.encoder import RULES, Encoder, Tile
+from qcompiler.ir.plan import PLANNED
 from qcompiler.ir.shapes import infer_shapes
 from qcompiler.layout import LAYOUT, Layout
 from qcompiler.target import Kernel
@@ -32,16 +33,37 @@ if TYPE_CHECKING:
 _NONE = Kernel("", "")  # of regions that are refused
 
 
-def encode(graph: Graph, plan: Plan, target: Target) -> Program:
+def encode_planned(graph: Graph, plan: Plan, target: Target, *, floats: bool = False) -> Program:
+    """Makes the program of a reference graph; see `encode`.
+
+    Args:
+        graph: The reference graph, with Q/DQ.
+        plan: Its plan.
+        target: The target.
+        floats: Whether floats have a form, too.
+
+    Raises:
+        TargetError: The pipeline has not written the plan into the graph.
+    """
+    planned = graph.facts.get(PLANNED)
+    if planned is None:
+        raise TargetError(
+            f"The pipeline has to end with insert_qdq: before that there is no finished plan that {target.label} could be given."
+        )
+    return encode(planned, plan, target, floats=floats)
+
+
+def encode(graph: Graph, plan: Plan, target: Target, *, floats: bool = False) -> Program:
     """Makes the program.
 
     Args:
         graph: The graph that the plan speaks of, without Q/DQ; its fact LAYOUT is followed if it holds.
         plan: Its plan.
         target: Whose kernels say how to round.
+        floats: Whether regions of a kernel without quantized operands, or with quantized weights only, have a form.
 
     Raises:
-        TargetError: Regions stay float, or have no integer form; all are listed.
+        TargetError: Regions stay float that must not, or have no form; all are listed.
         ModelError: A dimension other than the batch is open.
     """
     layout = graph.facts.get(LAYOUT) or Layout({})
@@ -56,34 +78,34 @@ def encode(graph: Graph, plan: Plan, target: Target) -> Program:
         )
         for region in plan.regions
     ]
-    _refuse_floats(tiles, target)
-    encoder = Encoder(graph, plan, layout)
+    _refuse(tiles, target, floats=floats)
+    encoder = Encoder(graph, plan, layout, floats=floats)
     for tile in tiles:
         encoder.encode(tile)
     return encoder.program()
 
 
-def _refuse_floats(tiles: list[Tile], target: Target) -> None:
-    """Raises a TargetError that lists every region which is not computed in integers."""
+def _refuse(tiles: list[Tile], target: Target, *, floats: bool) -> None:
+    """Raises a TargetError that lists every region without a form: all that stay float where floats have none."""
     found = []
     for tile in tiles:
         operators = "+".join(node.op for node in tile.nodes)
         if not tile.planned.kernel:
             reasons = "; ".join(item.reason for item in tile.planned.refused) or "no kernel covers it"
         elif not tile.planned.row:
-            reasons = (
-                "; ".join(f"{item.row}: {item.reason}" for item in tile.planned.refused)
-                or tile.planned.reason
-            )
+            integer = {row.name for row in tile.kernel.row if target.is_quantized(row)}
+            listed = (f"{item.row}: {item.reason}" for item in tile.planned.refused if item.row in integer)
+            reasons = "; ".join(listed) or tile.planned.reason
         elif tile.anchor.op not in RULES:
-            reasons = f"{tile.anchor.op} has no integer form here"
+            reasons = f"{tile.anchor.op} has no {'' if floats else 'integer '}form here"
         else:
             continue
         found.append(f"{tile.planned.name} ({operators}): {reasons}")
     if found:
-        listed = "\n  ".join(found)
+        regions = "\n  ".join(found)
         raise TargetError(
-            f"{target.label} computes in integers only, and {len(found)} of {len(tiles)} regions cannot be:\n  {listed}\n"
+            f"{target.label} {'has no form for' if floats else 'computes in integers only, and'} {len(found)} of {len(tiles)} regions"
+            f"{'' if floats else ' cannot be'}:\n  {regions}\n"
             "Replace these operators in the model, or cut them off (before the quantized part, or behind it)."
         )
 

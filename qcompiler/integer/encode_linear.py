@@ -62,12 +62,11 @@ def transposed_convolution(encoder: Encoder, tile: Tile) -> None:
     window, groups = Window.of(node, taps), int(node.attributes.get("group", 1))
     codes = encoder.constant(node, 1, tuple(range(2 + len(taps))))
     assert codes.data is not None
-    assert codes.encoding is not None
     per_group = codes.data.reshape(groups, -1, codes.shape[1], *((1,) * (2 - len(taps))), *taps)
     turned = per_group.transpose(0, 2, 3, 4, 1)[:, :, ::-1, ::-1]
     data = turned.reshape(-1, *turned.shape[2:])
     encoding = codes.encoding
-    if encoding.axis is not None:  # channel c of every group shares a scale
+    if encoding is not None and encoding.axis is not None:  # channel c of every group shares a scale
         assert encoding.scale is not None
         assert encoding.zero_point is not None
         encoding = Encoding(
@@ -156,13 +155,20 @@ class _Finish:
 
     @classmethod
     def of(cls, encoder: Encoder, tile: Tile, x: Tensor, weight: Tensor, made: Tensor) -> _Finish:
+        outputs = made.shape[-1]
+        if x.is_float:
+            low, high = clamp(_without_bias(tile), made)
+            one = Rescale.of(np.ones(outputs))
+            return cls(
+                _float_bias(encoder, tile, outputs),
+                {"rescale": one, "input_offset": 0, "output_offset": 0, "low": low, "high": high},
+            )
         assert weight.encoding is not None
         assert weight.encoding.scale is not None
         scales = weight.encoding.scale.astype(np.float64).reshape(-1)
         zero = weight.encoding.zero_point
         if zero is not None and zero.any():
             raise TargetError(f"{tile.anchor.name}: weights with a zero point have no integer form here.")
-        outputs = made.shape[-1]
         if len(scales) == 1 and tile.anchor.op.startswith("Conv"):
             scales = np.repeat(scales, outputs)
         wide = x.bits > 8
@@ -191,6 +197,17 @@ def _without_bias(tile: Tile) -> Tile:
     return dataclasses.replace(
         tile, nodes=tuple(item for item in tile.nodes if item is tile.anchor or item is not node)
     )
+
+
+def _float_bias(encoder: Encoder, tile: Tile, outputs: int) -> Tensor:
+    """The bias as it is; zeros where the node has none."""
+    node, slot = _bias_use(tile)
+    given = node.input(slot)
+    if given is None:
+        return encoder.tensor(f"{node.name}.bias", np.zeros(outputs, np.float32), None)
+    assert given.data is not None
+    data = np.broadcast_to(np.asarray(given.data, np.float32).reshape(-1), (outputs,))
+    return encoder.tensor(given.name, data, None)
 
 
 def _bias(encoder: Encoder, tile: Tile, x: Tensor, scales: NDArray[Any], outputs: int, wide: bool) -> Tensor:

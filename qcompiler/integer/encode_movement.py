@@ -209,8 +209,7 @@ def pad(encoder: Encoder, tile: Tile) -> None:
         encoder.check_dimensions(rank)
         number = node.input(2)
         real = 0.0 if number is None or number.data is None else float(np.asarray(number.data).reshape(-1)[0])
-        assert x.encoding is not None
-        code = int(x.encoding.quantize(np.array(real, np.float32)))
+        code = real if x.encoding is None else int(x.encoding.quantize(np.array(real, np.float32)))
         before, after = tuple(pair[0] for pair in around), tuple(pair[1] for pair in around)
         encoder.emit(Padding(before, after, code), (x,), (made,))
         return

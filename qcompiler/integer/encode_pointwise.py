@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from qcompiler.ir.node import Node
     from qcompiler.layout import Order
 
-_SHIFT_LEFT = {8: 20, 16: 15}
-"""Bits that the operands of an addition are shifted up before they are scaled (TensorFlow Lite)."""
+_SHIFT_LEFT = {8: 20, 16: 15, 32: 0}
+"""Bits that the operands of an addition are shifted up before they are scaled (TensorFlow Lite), by the operands' own."""
 
 
 @rule("Add", "Sub", "Mul", "Max", "Min", "Sum")
@@ -55,7 +55,7 @@ def elementwise(encoder: Encoder, tile: Tile) -> None:
     encoder.check_dimensions(len(made.shape))
     a, b = (_spread(encoder, node, slot, made) for slot in (0, 1))
     low, high = clamp(tile, made)
-    common = {
+    common: dict[str, Any] = {
         "input_offset": -a.zero_point,
         "other_offset": -b.zero_point,
         "output_offset": made.zero_point,
@@ -121,20 +121,25 @@ def function(encoder: Encoder, tile: Tile) -> None:
     value, made = node.input(0), encoder.result(tile.result)
     slot = 1 if value is not None and value.is_constant else 0
     x = encoder.read(node, slot, made.order)
-    assert made.encoding is not None
-    if not by_factors and (x.bits == 8 or tile.kernel.functions != "even"):
+    if made.is_float and not _clamps(tile):
+        encoder.emit(Lookup(np.zeros(0, np.float32), _name_of(tile)), (x,), (made,))
+    elif not by_factors and not made.is_float and (x.bits == 8 or tile.kernel.functions != "even"):
         table = _table(encoder, tile, slot, x, made)
         encoder.emit(Lookup(table, _name_of(tile)), (x,), (made,))
-    elif all(item.op in ("Relu", "Clip") for item in tile.nodes):
+    elif _clamps(tile):
         low, high = clamp(_behind(tile), made)
         factor = Rescale.of(tile.ratio(x.scale, over=made.scale), tile.rounding)
         encoder.emit(Requantization(factor, -x.zero_point, made.zero_point, low, high), (x,), (made,))
-    elif made.bits == 16:
+    elif made.encoding is not None and made.bits == 16:
         points = np.arange(-256, 257) * 128.0 * x.scale
         table = made.encoding.quantize(_applied(encoder, tile, slot, points))
         encoder.emit(Interpolation(table), (x,), (made,))
     else:
         raise TargetError(f"{node.name}: {node.op} from int16 to {made.bits} bits has no integer form.")
+
+
+def _clamps(tile: Tile) -> bool:
+    return all(item.op in ("Relu", "Clip") for item in tile.nodes)
 
 
 def _table(encoder: Encoder, tile: Tile, slot: int, x: Tensor, made: Tensor) -> NDArray[Any]:
@@ -156,7 +161,7 @@ def _table(encoder: Encoder, tile: Tile, slot: int, x: Tensor, made: Tensor) -> 
         raise TargetError(
             f"{tile.anchor.name}: how {name} of {x.encoding} becomes {made.encoding} is not known to the bit; there is no such row."
         )
-    return np.clip(table, *ends(made.encoding)).astype(made.dtype)
+    return np.clip(table, *ends(made)).astype(made.dtype)
 
 
 def _name_of(tile: Tile) -> str:
@@ -208,13 +213,12 @@ def softmax(encoder: Encoder, tile: Tile) -> None:
     """Softmax over one axis, which is stored last; see `qcompiler.integer.operations.Softmax` for the encodings."""
     node = tile.anchor
     x, made = _rows(encoder, tile)
-    assert made.encoding is not None
     if x.bits == 16:
         _softmax_by_tables(encoder, tile, x, made)
         encoder.settle(tile.result, made)
         return
     expected = (1 / 256, -128) if made.bits == 8 else (1 / 65536, -32768)
-    if x.bits != 8 or (made.scale, made.zero_point) != expected:
+    if not x.is_float and (x.bits != 8 or (made.scale, made.zero_point) != expected):
         raise TargetError(
             f"{node.name}: softmax in integers reads int8 and gives scale 1/256 and zero point -128 (int8), or 1/65536 and -32768 (int16); "
             f"the plan says {x.encoding} and {made.encoding}."
@@ -262,7 +266,9 @@ def unit_length(encoder: Encoder, tile: Tile) -> None:
 
 
 def _expect(tile: Tile, x: Tensor, made: Tensor, coding: tuple[float, int]) -> None:
-    """Holds a region to int8, and to the scale and zero point that it can write."""
+    """Holds a region of integers to int8, and to the scale and zero point that it can write."""
+    if x.is_float:
+        return
     if (x.bits, made.bits) != (8, 8) or (made.scale, made.zero_point) != coding:
         scale, zero_point = coding
         raise TargetError(

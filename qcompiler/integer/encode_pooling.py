@@ -51,8 +51,7 @@ def pool(encoder: Encoder, tile: Tile) -> None:
             made, name=encoder.unique(f"{made.name}.pooled"), encoding=x.encoding, value=""
         )
     )
-    assert x.encoding is not None
-    low, high = clamp(tile, made) if written is made else ends(x.encoding)
+    low, high = clamp(tile, made) if written is made else ends(x)
     work = Pool(average, (taps[0], taps[1]), window.strides, window.pads, low, high)
     encoder.emit(work, (x,), (written,))
     if written is not made:

@@ -93,8 +93,9 @@ class Tile:
 class Encoder:
     """Makes tensors and operations; knows where every value of the graph is stored."""
 
-    def __init__(self, graph: Graph, plan: Plan, layout: Layout) -> None:
+    def __init__(self, graph: Graph, plan: Plan, layout: Layout, *, floats: bool = False) -> None:
         self.graph = graph
+        self.floats = floats
         self.layout = layout
         self._home = plan.group_of_value()
         self._read_as = plan.group_of_use()
@@ -136,10 +137,10 @@ class Encoder:
 
     def _input(self, value: Value) -> Tensor:
         encoding = self.home(value)
-        if encoding is None:  # its readers want several: it comes in the first one's
+        if encoding is None and not self.floats:  # its readers want several: it comes in the first one's
             wishes = [self.read_encoding(use.node, use.slot) for use in value.uses]
             encoding = next((wish for wish in wishes if wish is not None), None)
-        if encoding is None and value.dtype is not None and value.dtype.kind == "f" and value.uses:
+        if encoding is None and not self.floats and _is_real(value) and value.uses:
             raise TargetError(
                 f"The input {value.name!r} is read as float only, by {', '.join(use.node.name for use in value.uses)}; this target "
                 "takes integers."
@@ -153,7 +154,8 @@ class Encoder:
 
     def _made(self, value: Value, encoding: Encoding | None) -> Tensor:
         order = self.order(value)
-        dtype = encoding.format.dtype if encoding is not None else np.dtype(np.int32)
+        plain = np.dtype(np.float32 if self.floats and _is_real(value) else np.int32)
+        dtype = encoding.format.dtype if encoding is not None else plain
         shape = storage_shape(self.shape(value), order)
         tensor = Tensor(self.unique(value.name), shape, encoding, dtype, None, value.name, order)
         self._tensors[value.name] = tensor
@@ -176,12 +178,12 @@ class Encoder:
             return self.constant(node, slot, order or tuple(range(len(self.shape(value)))))
         stored = self.result(value)
         order = order if order is not None else stored.order
-        if encoding is None:
+        if encoding is None and not (self.floats and _is_real(value)):
             encoding = stored.encoding
         key = (value.name, encoding, order)
         if key not in self._converted:
             tensor = stored
-            if encoding != stored.encoding and encoding is not None:
+            if encoding != stored.encoding:
                 tensor = self._requantized(tensor, encoding)
             if order != tensor.order:
                 tensor = self._reordered(tensor, order)
@@ -193,6 +195,8 @@ class Encoder:
         value, encoding = node.input(slot), self.read_encoding(node, slot)
         assert value is not None
         assert value.data is not None
+        if encoding is None and self.floats:
+            return self.tensor(value.name, to_storage(np.asarray(value.data, np.float32), order), None)
         if encoding is None:
             raise TargetError(
                 f"The constant {value.name!r} of {node.name} ({node.op}) has no encoding in the plan; the row of this kernel has to give "
@@ -217,14 +221,15 @@ class Encoder:
         self._names.add(name)
         return name
 
-    def _requantized(self, tensor: Tensor, encoding: Encoding) -> Tensor:
+    def _requantized(self, tensor: Tensor, encoding: Encoding | None) -> Tensor:
+        """The tensor in another encoding; as floats with None."""
         made = dataclasses.replace(
             tensor,
-            name=self.unique(f"{tensor.name}.requantized"),
+            name=self.unique(f"{tensor.name}.{'requantized' if encoding is not None else 'real'}"),
             encoding=encoding,
-            dtype=encoding.format.dtype,
+            dtype=encoding.format.dtype if encoding is not None else np.dtype(np.float32),
         )
-        low, high = ends(encoding)
+        low, high = ends(made)
         factor = Rescale.of(tensor.scale / made.scale, "double")
         self.emit(Requantization(factor, -tensor.zero_point, made.zero_point, low, high), (tensor,), (made,))
         return made
@@ -335,7 +340,7 @@ class Encoder:
         """What has been written."""
         outputs = self._outputs()
         for value, tensor in zip(self.graph.outputs, outputs, strict=True):
-            if tensor.encoding is None and value.dtype is not None and value.dtype.kind == "f":
+            if tensor.encoding is None and _is_real(value) and not self.floats:
                 raise TargetError(f"The output {value.name!r} is not quantized; this target gives integers.")
         return Program(self.graph.name, self._inputs, outputs, tuple(self._operations))
 
@@ -405,18 +410,19 @@ def _merged(kept: list[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ..
     return tuple(size for size, _ in merged), tuple(stride for _, stride in merged)
 
 
-def ends(encoding: Encoding) -> tuple[int, int]:
-    """The lowest and the highest code."""
-    return encoding.least_code, int(encoding.format.maximum)
+def ends(tensor: Tensor) -> tuple[float, float]:
+    """The lowest and the highest code of a tensor; infinite ones of floats."""
+    if tensor.encoding is None:
+        return -math.inf, math.inf
+    return tensor.encoding.least_code, int(tensor.encoding.format.maximum)
 
 
-def clamp(tile: Tile, made: Tensor) -> tuple[int, int]:
+def clamp(tile: Tile, made: Tensor) -> tuple[float, float]:
     """The lowest and the highest code that a region writes: the format's ends, and the activation behind its first node.
 
     A bound b of an activation is the code zero point + round(b / scale), halves away from zero, as TensorFlow Lite computes it.
     """
-    assert made.encoding is not None
-    low, high = ends(made.encoding)
+    low, high = ends(made)
     for node in tile.nodes[1:]:
         least, most = ops.info(node).bounds(node)
         if node.op not in ("Relu", "Clip"):
@@ -425,14 +431,22 @@ def clamp(tile: Tile, made: Tensor) -> tuple[int, int]:
                 "Relu or Clip."
             )
         if np.isfinite(least):
-            low = max(low, min(high, made.zero_point + _away(least / made.scale)))
+            low = max(low, min(high, _code(made, least)))
         if np.isfinite(most):
-            high = min(high, max(low, made.zero_point + _away(most / made.scale)))
+            high = min(high, max(low, _code(made, most)))
     return low, high
 
 
-def _away(x: float) -> int:
-    return int(np.sign(x) * np.floor(abs(x) + 0.5))
+def _code(made: Tensor, bound: float) -> float:
+    if made.is_float:
+        return bound
+    ratio = bound / made.scale
+    return made.zero_point + int(np.sign(ratio) * np.floor(abs(ratio) + 0.5))
+
+
+def _is_real(value: Value) -> bool:
+    """Whether a value holds numbers of a float type."""
+    return value.dtype is not None and value.dtype.kind == "f"
 
 
 INT32 = FORMATS["int32"]

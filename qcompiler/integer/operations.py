@@ -8,6 +8,8 @@ Conventions, for all kinds:
 * `low` and `high` clamp what is written, in its own codes: the activation, and the format's ends.
 * A `Rescale` stands for a real factor `multiplier / 2**31 * 2**shift`.
 * int16 tensors have zero point 0; what is accumulated of them is 64 bits wide where a class says so.
+* Floats are their own codes: of scale 1 and zero point 0, with factors of 1, and infinite `low` and `high` where nothing is
+  clamped. Weights of floats may be codes, which then stand for the numbers.
 
 Sources of the arithmetic: TensorFlow Lite's quantization specification and reference kernels, and CMSIS-NN, which agree but
 for what `rounding` tells apart. `qcompiler.integer.evaluate` states each formula.
@@ -53,8 +55,8 @@ class Convolution(Work):
     rescale: Rescale
     input_offset: int
     output_offset: int
-    low: int
-    high: int
+    low: float
+    high: float
     upscale: tuple[int, int] = (1, 1)
 
 
@@ -81,8 +83,8 @@ class DepthwiseConvolution(Work):
     rescale: Rescale
     input_offset: int
     output_offset: int
-    low: int
-    high: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +102,8 @@ class FullyConnected(Work):
     rescale: Rescale
     input_offset: int
     output_offset: int
-    low: int
-    high: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +123,8 @@ class MatrixProduct(Work):
     input_offset: int
     other_offset: int
     output_offset: int
-    low: int
-    high: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +154,8 @@ class Addition(Work):
     input_offset: int
     other_offset: int
     output_offset: int
-    low: int
-    high: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +175,8 @@ class Multiplication(Work):
     input_offset: int
     other_offset: int
     output_offset: int
-    low: int
-    high: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,8 +207,8 @@ class Pool(Work):
     kernel: tuple[int, int]
     strides: tuple[int, int]
     pads: tuple[int, int, int, int]
-    low: int
-    high: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,8 +232,8 @@ class Mean(Work):
     rescale: Rescale
     input_offset: int
     output_offset: int
-    low: int
-    high: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,8 +334,8 @@ class Rectifier(Work):
     input_offset: int
     slope_offset: int
     output_offset: int
-    low: int
-    high: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,7 +354,7 @@ class Interpolation(Work):
 
 @dataclass(frozen=True, eq=False)
 class Requantization(Work):
-    """Input: x; the same numbers in the output's encoding, int8 or int16 on either side.
+    """Input: x; the same numbers in the output's encoding, int8 or int16 on either side, or float on one or both.
 
     y = clamp(rescale(x + input_offset) + output_offset).
 
@@ -367,8 +369,8 @@ class Requantization(Work):
     rescale: Rescale
     input_offset: int
     output_offset: int
-    low: int
-    high: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -416,7 +418,7 @@ class Padding(Work):
 
     before: tuple[int, ...]
     after: tuple[int, ...]
-    value: int
+    value: float
 
 
 @dataclass(frozen=True, eq=False)

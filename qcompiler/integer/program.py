@@ -28,7 +28,7 @@ class Tensor:
     Attributes:
         name: Unique in the program; the graph's value's name where there is one.
         shape: As stored, every dimension known.
-        encoding: How its numbers are stored. An `axis` is one of the stored shape. None for plain integers (indices).
+        encoding: How its numbers are stored. An `axis` is one of the stored shape. None for plain integers (indices) and floats.
         dtype: Of its codes in memory; int4 codes have one byte each here, lowerings pack them.
         data: The codes of a constant, of that shape; None for what is computed.
         value: The graph's value that it holds; empty where it holds none.
@@ -59,15 +59,24 @@ class Tensor:
         return -(-self.elements * self.bits // 8)
 
     @property
+    def is_float(self) -> bool:
+        """Whether it holds the numbers themselves."""
+        return self.encoding is None and self.dtype.kind == "f"
+
+    @property
     def scale(self) -> float:
-        """The scale of a tensor with a single one, the float32 as a double."""
+        """The scale of a tensor with a single one, the float32 as a double; 1 of floats."""
+        if self.is_float:
+            return 1.0
         assert self.encoding is not None
         assert self.encoding.scale is not None
         return float(self.encoding.scale.reshape(()))
 
     @property
     def zero_point(self) -> int:
-        """The zero point of a tensor with a single one."""
+        """The zero point of a tensor with a single one; 0 of floats."""
+        if self.is_float:
+            return 0
         assert self.encoding is not None
         zero = self.encoding.zero_point
         return 0 if zero is None else int(zero.reshape(()))
@@ -102,7 +111,7 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A whole model in integers.
+    """A whole model in integers, or in integers and floats.
 
     Attributes:
         name: The model's name.
@@ -120,6 +129,11 @@ class Program:
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors, once each: inputs, then as operations mention them."""
         return tuple({tensor.name: tensor for tensor in self._mentioned()}.values())
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether nothing in it is float, so that the executor gives every bit."""
+        return not any(tensor.is_float for tensor in self.tensors)
 
     @property
     def constants(self) -> tuple[Tensor, ...]:

@@ -40,8 +40,8 @@ class Codes:
 
     rescale: Rescale
     offset: int
-    low: int
-    high: int
+    low: float
+    high: float
     dtype: np.dtype[Any]
 
     def of(self, accumulators: NDArray[Any]) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qcompiler.integer.evaluate import Executor, dequantize_outputs, quantize_inputs
@@ -40,4 +40,8 @@ class ProgramSession:
         """The outputs of all samples, batch by batch, as `qcompiler.runtime.Session.stream` gives them."""
         step = samples_each(self.program)
         for feeds in source.batches(max(max(batch, _TOGETHER) // step, 1) * step):
-            yield dequantize_outputs(self.program, self._run(quantize_inputs(self.program, feeds)))
+            yield self.run(feeds)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs for some samples."""
+        return dequantize_outputs(self.program, self._run(quantize_inputs(self.program, feeds)))

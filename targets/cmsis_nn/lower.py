@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.errors import TargetError
-from qcompiler.integer.encode import encode
+from qcompiler.integer.encode import encode, encode_planned
 from qcompiler.integer.evaluate import Executor, quantize_inputs
 from qcompiler.integer.session import ProgramSession, samples_each
-from qcompiler.ir.plan import PLANNED
 from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets.cmsis_nn.boards import BOARDS
 from qcompiler.targets.cmsis_nn.c_text import comment
@@ -120,12 +118,7 @@ def program_of(graph: Graph, plan: Plan, target: Target) -> Program:
     Raises:
         TargetError: See `lower`.
     """
-    planned = graph.facts.get(PLANNED)
-    if planned is None:
-        raise TargetError(
-            "The pipeline has to end with insert_qdq: before that there is no finished plan to write C from."
-        )
-    return encode(planned, plan, target)
+    return encode_planned(graph, plan, target)
 
 
 def core_of(target: Target) -> tuple[str, KernelPath]:

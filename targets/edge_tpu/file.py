@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 
     from qcompiler.integer.program import Operation, Program
 
-_TYPES = {"int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8"}
+_TYPES = {
+    "float32": "FLOAT32",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "uint8": "UINT8",
+}
 
 
 def model_of(program: Program) -> Model:
     """The file's content: a tensor for every tensor of the program, an operator for every operation.
+
+    In front of the first operation on floats that reads a constant's codes is a DEQUANTIZE, which runtimes carry out once.
 
     Raises:
         TargetError: An operation has no operator.
@@ -32,12 +41,18 @@ def model_of(program: Program) -> Model:
     operators = []
     for operation in program.operations:
         form = form_of(operation)
-        operands = tuple(
-            tensors.index(operand) if isinstance(operand, Stored) else tensors.constant(operation, operand)
-            for operand in form.operands
-        )
+        operands = []
+        for operand in form.operands:
+            if not isinstance(operand, Stored):
+                operands.append(tensors.constant(operation, operand))
+                continue
+            place = tensors.index(operand)
+            if operand.data is not None and operand.encoding is not None and operation.output.is_float:
+                place, added = tensors.real(place)
+                operators += added
+            operands.append(place)
         results = tuple(map(tensors.index, operation.outputs))
-        operators.append(Operator(form.op, operands, results, form.options))
+        operators.append(Operator(form.op, tuple(operands), results, form.options))
     outputs = tuple(map(tensors.index, program.outputs))
     return Model(tuple(tensors.made), tuple(operators), inputs, outputs, program.name)
 
@@ -54,6 +69,7 @@ class _Tensors:
     program: Mapping[str, Stored]
     made: list[Tensor] = field(default_factory=list)
     _index: dict[str, int] = field(default_factory=dict)
+    _real: dict[int, int] = field(default_factory=dict)
     _names: set[str] = field(default_factory=set)
 
     def index(self, tensor: Stored) -> int:
@@ -69,6 +85,14 @@ class _Tensors:
         """Where the axes or sizes that an operator reads are."""
         name = self._unique(f"{operation.name}/{len(data)}")
         return self._add(Tensor(name, data.shape, _TYPES[data.dtype.name], None, data))
+
+    def real(self, place: int) -> tuple[int, list[Operator]]:
+        """Where the numbers of a constant's codes are, and what computes them unless it is there already."""
+        if place in self._real:
+            return self._real[place], []
+        codes = self.made[place]
+        self._real[place] = self._add(Tensor(self._unique(f"{codes.name}/float32"), codes.shape, "FLOAT32"))
+        return self._real[place], [Operator("DEQUANTIZE", (place,), (self._real[place],))]
 
     def _add(self, tensor: Tensor) -> int:
         self.made.append(tensor)

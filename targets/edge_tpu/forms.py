@@ -25,22 +25,22 @@ _MOST = 2.0**31
 RECTIFIERS = ("RELU", "RELU6", "RELU_N1_TO_1")
 
 
-def activation(tensor: Tensor, low: int, high: int, accepted: Sequence[str] = ACTIVATIONS) -> str | None:
+def activation(tensor: Tensor, low: float, high: float, accepted: Sequence[str] = ACTIVATIONS) -> str | None:
     """The activation, fused into the operator that writes a tensor, that clamps to two codes; None if there is none.
 
     TensorFlow Lite's `CalculateActivationRangeQuantized`: a bound b is the code zero point + round(b / scale), in float32, halves
     away from zero, and within the type.
     """
+    if tensor.is_float:
+        return next((name for name in accepted if _BOUNDS[name] == (low, high)), None)
     ends = np.iinfo(tensor.dtype)
     for name in accepted:
         least, most = _BOUNDS[name]
         if any(abs(bound) / tensor.scale >= _MOST for bound in (least, most) if math.isfinite(bound)):
             continue  # LiteRT converts the quotient to 32 bits, whatever comes of it
-        codes = (
-            int(ends.min) if math.isinf(least) else max(int(ends.min), _code(tensor, least)),
-            int(ends.max) if math.isinf(most) else min(int(ends.max), _code(tensor, most)),
-        )
-        if codes == (low, high):
+        lowest = int(ends.min) if math.isinf(least) else max(int(ends.min), _code(tensor, least))
+        highest = int(ends.max) if math.isinf(most) else min(int(ends.max), _code(tensor, most))
+        if (lowest, highest) == (low, high):
             return name
     return None
 

@@ -216,7 +216,9 @@ class _Writer:
             work = dataclasses.replace(work, pads=(0, 0, 0, 0))
         self._clamped(operation, work, (x, filters, bias))
 
-    def _padded(self, operation: Operation, x: Tensor, pads: tuple[int, int, int, int], value: int) -> Tensor:
+    def _padded(
+        self, operation: Operation, x: Tensor, pads: tuple[int, int, int, int], value: float
+    ) -> Tensor:
         top, left, bottom, right = pads
         batch, height, width, channels = x.shape
         made = self._between(x, "padded", (batch, height + top + bottom, width + left + right, channels))
@@ -254,7 +256,7 @@ class _Writer:
                     f"{region(operation)}: means over windows that reach {work.pads} beyond the image have no form in the file, whose "
                     "padding is none, or that of SAME; pad the image, and count the padding."
                 )
-            x = self._padded(operation, x, work.pads, int(np.iinfo(x.dtype).min))
+            x = self._padded(operation, x, work.pads, extremes(x)[0])
             work = dataclasses.replace(work, pads=(0, 0, 0, 0))
         self._clamped(operation, work, (x,))
 
@@ -321,20 +323,24 @@ class _Writer:
     ) -> None:
         """Clamps that no activation stands for become MAXIMUM and MINIMUM behind the operator."""
         made = made or operation.output
-        ends = np.iinfo(made.dtype)
         plain = isinstance(work, Requantization | Rectifier | MatrixProduct) or _spreads(work)
         fused = ("NONE",) if plain else ACTIVATIONS
         if activation(made, work.low, work.high, fused) is not None:
             self._add(operation, work, inputs, made)
             return
+        least, most = extremes(made)
         bounds = [
             (largest, bound)
-            for largest, bound, end in ((True, work.low, ends.min), (False, work.high, ends.max))
+            for largest, bound, end in ((True, work.low, least), (False, work.high, most))
             if bound != end
         ]
-        free = dataclasses.replace(work, low=int(ends.min), high=int(ends.max))
-        result = self._between(made, "free", made.shape)
-        self._add(operation, free, inputs, result)
+        result = inputs[0]
+        if not (isinstance(work, Requantization) and result.is_float and made.is_float):
+            free = dataclasses.replace(work, low=least, high=most)
+            result = self._between(made, "free", made.shape)
+            self._add(operation, free, inputs, result)
+        elif not bounds:
+            self._add(operation, View(), inputs, made)
         for number, (largest, bound) in enumerate(bounds, 1):
             data = np.full((1,) * len(made.shape), bound, made.dtype)
             constant = dataclasses.replace(self._between(made, "bound", data.shape), data=data)
@@ -346,6 +352,13 @@ class _Writer:
 def _spreads(work: Work) -> bool:
     """Whether it is a transposed convolution, whose activations are fused from version 4 on, which older readers cannot parse."""
     return isinstance(work, Convolution) and work.upscale != (1, 1)
+
+
+def extremes(tensor: Tensor) -> tuple[float, float]:
+    """The lowest and the highest number of a tensor's type; infinite ones of floats."""
+    if tensor.is_float:
+        return -math.inf, math.inf
+    return int(np.iinfo(tensor.dtype).min), int(np.iinfo(tensor.dtype).max)
 
 
 def region(operation: Operation) -> str:
@@ -366,7 +379,7 @@ def rectifier(work: Requantization, operation: Operation) -> str | None:
     """The operator that requantizes and clamps to an activation; None if none does, or with another factor only.
 
     These operators divide the scales in float32, and read the type that they write; QUANTIZE does in float64, and from any type.
-    RELU_N1_TO_1 takes 8 bits only.
+    RELU_N1_TO_1 does not take 16 bits.
     """
     (x,), made = operation.inputs, operation.output
     if x.dtype != made.dtype:
@@ -374,7 +387,7 @@ def rectifier(work: Requantization, operation: Operation) -> str | None:
     factor = Rescale.of(float(np.float32(x.scale) / np.float32(made.scale)))
     if (factor.multiplier, factor.shift) != (work.rescale.multiplier, work.rescale.shift):
         return None
-    accepted = [op for op in RECTIFIERS if made.bits == 8 or op != "RELU_N1_TO_1"]
+    accepted = [op for op in RECTIFIERS if made.bits != 16 or op != "RELU_N1_TO_1"]
     return activation(made, work.low, work.high, accepted)
 
 

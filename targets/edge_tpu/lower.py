@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qcompiler.errors import TargetError
-from qcompiler.integer.encode import encode
+from qcompiler.integer.encode import encode_planned
 from qcompiler.integer.session import ProgramSession
-from qcompiler.ir.plan import PLANNED
 from qcompiler.lowering import Lowered, LowerJob
+from qcompiler.runtime import Session
 from qcompiler.target import Device
 from qcompiler.targets.edge_tpu.file import model_of
 from qcompiler.targets.edge_tpu.flatbuffer import write
@@ -21,6 +20,7 @@ from qcompiler.targets.edge_tpu.versions import with_versions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from qcompiler.evaluation import Runnable
     from qcompiler.integer.program import Program
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.plan import Plan
@@ -31,20 +31,22 @@ if TYPE_CHECKING:
 MODEL = "model.tflite"
 PARTITION = "partition"
 """The feature of devices for which the vendor's compiler decides what runs on the accelerator."""
+INTEGER = "integer"
+"""The feature of devices that take no floats."""
 
 
 def lower(job: LowerJob) -> Lowered:
     """Writes model.tflite.
 
     Raises:
-        TargetError: Something of the graph has no integer form, or none in the file; nothing is written.
+        TargetError: Something of the graph has no form here, or none in the file; nothing is written.
     """
     program = program_of(job.graph, job.plan, job.target)
     model = with_versions(with_rim(model_of(program), job.io))
     check(model)
     data = write(model)
     job.artifact.path(MODEL).write_bytes(data)
-    if PARTITION not in job.target.device.get(job.target.chosen_device, Device()).features:
+    if PARTITION not in _features(job.target):
         return Lowered(MODEL, len(data))
     found = partition(model)
     details = _with_nodes(found, model, program)
@@ -52,13 +54,14 @@ def lower(job: LowerJob) -> Lowered:
     return Lowered(MODEL, len(data), f"edgetpu_compiler {MODEL}", unmet, {"partition": details})
 
 
-def executor(graph: Graph, plan: Plan, target: Target) -> ProgramSession:
-    """What computes as LiteRT's reference kernels do, to the byte.
+def executor(graph: Graph, plan: Plan, target: Target) -> Runnable:
+    """What computes as LiteRT's reference kernels do, to the byte; with floats in the file the reference graph, which is close to them.
 
     Raises:
         TargetError: See `lower`.
     """
-    return ProgramSession(program_of(graph, plan, target))
+    program = program_of(graph, plan, target)
+    return ProgramSession(program) if program.is_integer else Session(graph, optimize=False)
 
 
 def program_of(graph: Graph, plan: Plan, target: Target) -> Program:
@@ -72,12 +75,11 @@ def program_of(graph: Graph, plan: Plan, target: Target) -> Program:
     Raises:
         TargetError: See `lower`.
     """
-    planned = graph.facts.get(PLANNED)
-    if planned is None:
-        raise TargetError(
-            "The pipeline has to end with insert_qdq: before that there is no finished plan to write a file from."
-        )
-    return legalize(encode(planned, plan, target))
+    return legalize(encode_planned(graph, plan, target, floats=INTEGER not in _features(target)))
+
+
+def _features(target: Target) -> tuple[str, ...]:
+    return target.device.get(target.chosen_device, Device()).features
 
 
 def _unmapped(summary: str, details: dict[str, Any]) -> Iterator[str]:

@@ -60,6 +60,13 @@ FUNCTIONS = {
     "Sqrt+Reciprocal": "RSQRT",
     "Exp": "EXP",
     "Log": "LOG",
+    "Elu": "ELU",
+    "Sin": "SIN",
+    "Cos": "COS",
+    "Floor": "FLOOR",
+    "Ceil": "CEIL",
+    "Round": "ROUND",
+    "Reciprocal+Sqrt": "RSQRT",
 }
 """Functions of one variable that have operators of their own."""
 
@@ -240,7 +247,8 @@ def _(work: Rectifier, operation: Operation) -> Form:
 
 @_form.register(Requantization)
 def _(work: Requantization, operation: Operation) -> Form:
-    return Form(rectifier(work, operation) or "QUANTIZE", operation.inputs)
+    plain = "DEQUANTIZE" if operation.output.is_float else "QUANTIZE"
+    return Form(rectifier(work, operation) or plain, operation.inputs)
 
 
 @_form.register(View)
@@ -264,7 +272,7 @@ def _(work: Padding, operation: Operation) -> Form:
     return Form("PADV2", (x, around, _like(x, work.value)))
 
 
-def _like(tensor: Tensor, code: int) -> Tensor:
+def _like(tensor: Tensor, code: float) -> Tensor:
     """A constant of one code in the encoding of a tensor."""
     data = np.full((1,), code, tensor.dtype)
     name = f"{tensor.name}.code"

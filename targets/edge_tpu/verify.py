@@ -1,79 +1,65 @@
-"""Verification of TensorFlow Lite files: in LiteRT, by its reference kernels against the integer executor, and as it runs by default."""
+"""Verification of TensorFlow Lite files in LiteRT: integers by the executor's codes, floats by the reference graph's numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.accumulators import Sums
 from qcompiler.errors import TargetError
-from qcompiler.integer.evaluate import Executor, quantize_inputs
-from qcompiler.integer.operations import Softmax
-from qcompiler.integer.session import samples_each
-from qcompiler.integer.work_counts import macs
-from qcompiler.lowering import Verification, VerifyJob
+from qcompiler.evaluation import together
+from qcompiler.integer.evaluate import Executor
+from qcompiler.integer.session import ProgramSession
+from qcompiler.lowering import Consumer, Verification, VerifyJob
+from qcompiler.probe import random_feeds
+from qcompiler.runtime import Session
 from qcompiler.targets.edge_tpu import litert
-from qcompiler.targets.edge_tpu.lower import MODEL, program_of
+from qcompiler.targets.edge_tpu.comparison import MOST_SUM, ByDefault, ByReference, allowed, same_largest
+from qcompiler.targets.edge_tpu.lower import MODEL, executor, program_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qcompiler.integer.program import Program, Tensor
+    from qcompiler.data import DataSource
+    from qcompiler.evaluation import Arrays, Runnable
+    from qcompiler.integer.program import Program
+    from qcompiler.targets.edge_tpu.comparison import Tally
 
-    Codes = Mapping[str, NDArray[Any]]
-
-_MACS = 2_000_000_000
-"""About how many multiply-accumulates LiteRT's reference kernels are given: some seconds. Benchmarks and tests give them more."""
-_EVERY_TENSOR = 8
-"""Samples of which every tensor is compared; of the others, outputs are."""
 _TOGETHER = 16
-_MOST_SUM = 512
-"""A sum of exponentials from which on LiteRT's reference SOFTMAX of int8 ends the process: it shifts by more than 31 (measured)."""
+"""Samples that are made up where there are none."""
 _MEAN_TOLERANCE, _AGREEMENT = 2.0, 0.98
 """What the default kernels, which round otherwise, may differ by: codes of outputs on average; and the largest output, how often."""
+_FLOAT_SQNR, _MIXED_SQNR = 60.0, 20.0
+"""Least signal-to-noise ratio of outputs against the reference graph, dB: of floats that are added up in another order; and where
+integers, which are rounded otherwise, stand between."""
 
 
-@dataclass
-class Tally:
-    """Differences between what LiteRT and the executor compute.
+def consumer(job: VerifyJob) -> Consumer:
+    """LiteRT on the file, or what says that there is none."""
+    if litert.version() is None:
+        return _Missing(executor(job.graph, job.plan, job.target))
+    program = program_of(job.graph, job.plan, job.target)
+    return _Integers(job, program) if program.is_integer else _Floats(job, program)
 
-    Attributes:
-        samples: How many were compared.
-        elements: How many elements.
-        differences: How many of them differ.
-        largest: The largest difference, in codes.
-        total: The sum of all differences, in codes.
-        agreeing: Samples whose largest output is the same one.
-        worst: The tensor in which the first difference was found.
-        left_out: Samples that would have ended the process.
-    """
 
-    samples: int = 0
-    elements: int = 0
-    differences: int = 0
-    largest: int = 0
-    total: int = 0
-    agreeing: int = 0
-    worst: str = ""
-    left_out: int = 0
+class _Missing:
+    """What the file should compute, without a runtime that could say whether it does."""
 
-    def add(self, name: str, expected: NDArray[Any], made: NDArray[Any]) -> None:
-        """Compares the codes of a tensor."""
-        gap = np.abs(made.astype(np.int64) - expected)
-        self.elements += gap.size
-        self.total += int(gap.sum())
-        self.largest = max(self.largest, int(gap.max(initial=0)))
-        found = int((gap > 0).sum())
-        self.differences += found
-        if found and not self.worst:
-            self.worst = name
+    def __init__(self, computed: Runnable) -> None:
+        self.stream = computed.stream
 
-    @property
-    def mean(self) -> float:
-        """The mean difference, in codes."""
-        return self.total / max(self.elements, 1)
+    def verification(self) -> Verification:
+        """That nothing was run."""
+        return Verification(
+            consumer="the writer's own rules",
+            version="",
+            ran=False,
+            passed=True,
+            summary='LiteRT is not installed, so the file was not run: pip install "qcompiler[edge-tpu]".',
+        )
 
 
 @dataclass
@@ -82,110 +68,135 @@ class _Findings:
     problems: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
 
-
-def verify(job: VerifyJob) -> Verification:
-    """Runs samples through the file in LiteRT and compares them with the integer executor."""
-    version = litert.version()
-    if version is None:
+    def verification(
+        self, *, ran: bool, largest: float | None = None, mean: float | None = None
+    ) -> Verification:
+        """For the report; differences are in codes."""
         return Verification(
-            consumer="the writer's own rules",
-            version="",
-            ran=False,
-            passed=True,
-            summary='LiteRT is not installed, so the file was not run: pip install "qcompiler[edge-tpu]".',
+            consumer="LiteRT",
+            version=litert.version() or "",
+            ran=ran,
+            passed=not self.problems,
+            summary="; ".join([*self.done, *self.problems]) + ".",
+            problems=tuple(self.problems),
+            max_abs_diff=largest,
+            mean_abs_diff=mean,
+            details=self.details,
         )
-    program = program_of(job.graph, job.plan, job.target)
-    data, found = (job.folder / MODEL).read_bytes(), _Findings()
-    reference = default = None
-    try:
-        reference = by_reference(data, program, _inputs(job, program), _allowed(program), _EVERY_TENSOR)
-        _report_reference(reference, found)
-        default = by_default(data, program, _inputs(job, program))
-        _report_default(default, found)
-    except TargetError as error:
-        found.problems.append(str(error))
-    return Verification(
-        consumer="LiteRT",
-        version=version,
-        ran=reference is not None,
-        passed=not found.problems,
-        summary="; ".join([*found.done, *found.problems]) + ".",
-        problems=tuple(found.problems),
-        max_abs_diff=float(reference.largest) if reference is not None else None,
-        mean_abs_diff=reference.mean if reference is not None else None,
-        details=found.details,
-    )
 
 
-def by_reference(
-    data: bytes, program: Program, batches: Iterator[Codes], samples: int, every_tensor: int
-) -> Tally:
-    """Compares the reference kernels' codes with the executor's: of every tensor, then of outputs.
+class _Integers(ProgramSession):
+    """The integer executor, to which LiteRT's kernels are held sample by sample: it gives what the reference kernels do."""
 
-    Args:
-        data: The file.
-        program: What it was written from.
-        batches: Codes of the inputs.
-        samples: How many samples at most.
-        every_tensor: Of how many of them every computed tensor is compared.
+    def __init__(self, job: VerifyJob, program: Program) -> None:
+        super().__init__(program, self._compared)
+        self._executor, self._found = Executor(program), _Findings()
+        self._given = False
+        self._reference: ByReference | None = None
+        self._default: ByDefault | None = None
+        try:
+            data = (job.folder / MODEL).read_bytes()
+            self._reference = ByReference(data, self._executor, allowed(program))
+            self._default = ByDefault(data, program)
+        except TargetError as error:
+            self._found.problems.append(str(error))
 
-    Raises:
-        TargetError: LiteRT refuses the file.
-    """
-    interpreter, tally = litert.Interpreter(data, program, reference=True), Tally()
-    executor = Executor(program)
-    computed = [tensor.name for operation in program.operations for tensor in operation.outputs]
-    outputs = [tensor.name for tensor in program.outputs]
-    softmaxes = [
-        operation.inputs[0]
-        for operation in program.operations
-        if isinstance(operation.work, Softmax) and operation.output.shape[-1] >= _MOST_SUM
-    ]
-    for inputs in batches:
-        keep = computed if tally.samples < every_tensor else outputs
-        expected = executor.run(inputs, [*keep, *(tensor.name for tensor in softmaxes)])
-        for sample in range(len(next(iter(inputs.values())))):
-            if tally.samples >= samples:
-                return tally
-            if any(
-                _sum_of_powers(expected[tensor.name][sample], tensor) >= _MOST_SUM for tensor in softmaxes
-            ):
-                tally.left_out += 1
-                continue
-            interpreter.run({name: codes[sample] for name, codes in inputs.items()})
-            for name in keep:
-                tally.add(name, expected[name][sample], interpreter.tensor(name))
-            tally.samples += 1
-    return tally
+    def _compared(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        self._given = True
+        expected = self._executor.run(inputs, self._reference.keep if self._reference is not None else ())
+        for kernels in (self._reference, self._default):
+            if kernels is not None:
+                kernels.add(inputs, expected)
+        return expected
+
+    def verification(self) -> Verification:
+        """What came of the samples; of random codes if there were none."""
+        if not self._given:
+            self._compared(_random(self.program))
+        reference, default = self._reference, self._default
+        if reference is not None:
+            _report_reference(reference.tally, self._found)
+        if default is not None:
+            _report_default(default.tally, self._found)
+        if reference is None:
+            return self._found.verification(ran=False)
+        return self._found.verification(
+            ran=True, largest=float(reference.tally.largest), mean=reference.tally.mean
+        )
 
 
-def _sum_of_powers(codes: NDArray[Any], tensor: Tensor) -> float:
-    """The largest sum of exponentials, each divided by its row's largest, that a softmax of some codes comes to, or a little more."""
-    below = codes.astype(np.float64) - codes.max(axis=-1, keepdims=True)
-    return float(np.exp(below * tensor.scale).sum(axis=-1).max()) * (1 + 1e-3)
+class _Floats:
+    """A file with floats in LiteRT as it runs by default, beside the reference graph: floats have no bits to be held to."""
+
+    def __init__(self, job: VerifyJob, program: Program) -> None:
+        self._found, self._program, self._graph = _Findings(), program, job.graph
+        self._reference = Session(job.graph, optimize=False)
+        self._session: ProgramSession | None = None
+        self._sums: dict[str, Sums] = {}
+        self._samples, self._agreeing = 0, 0
+        try:
+            interpreter = litert.Interpreter((job.folder / MODEL).read_bytes(), program, reference=False)
+            self._session = ProgramSession(program, interpreter.outputs)
+        except TargetError as error:
+            self._found.problems.append(str(error))
+
+    def stream(self, source: DataSource, batch: int = 32) -> Iterator[Arrays]:
+        """What LiteRT computes of all samples; the reference graph's outputs where it refuses the file."""
+        if self._session is None:
+            yield from self._reference.stream(source, batch)
+            return
+        streams = {
+            "file": self._session.stream(source, batch),
+            "reference": self._reference.stream(source, batch),
+        }
+        for outputs in together(streams):
+            self._compare(outputs["file"], outputs["reference"])
+            yield outputs["file"]
+
+    def _compare(self, made: Arrays, expected: Arrays) -> None:
+        for name, array in made.items():
+            if array.dtype.kind == "f":
+                self._sums.setdefault(name, Sums()).add(expected[name], array)
+        self._agreeing += same_largest(made, expected)
+        self._samples += len(next(iter(made.values())))
+
+    def verification(self) -> Verification:
+        """What came of the samples; of random ones if there were none."""
+        found = self._found
+        if self._session is None:
+            return found.verification(ran=False)
+        if not self._samples:
+            feeds = random_feeds(self._graph)
+            self._compare(self._session.run(feeds), self._reference.run(feeds))
+        mixed = any(
+            tensor.encoding is not None
+            for operation in self._program.operations
+            for tensor in operation.outputs
+        )
+        least = min((sums.sqnr_db() for sums in self._sums.values()), default=np.inf)
+        limit = _MIXED_SQNR if mixed else _FLOAT_SQNR
+        agreement = self._agreeing / self._samples
+        found.details["default kernels"] = {
+            "samples": self._samples,
+            "least_sqnr_db": least,
+            "agreement": agreement,
+        }
+        noise = f" but for noise {least:.1f} dB below them" if np.isfinite(least) else ""
+        text = f"its outputs are the reference graph's{noise}, with the same one the largest for {agreement:.1%} of {self._samples} samples"
+        if least < limit or agreement < _AGREEMENT:
+            found.problems.append(f"{text}; at least {limit:g} dB and {_AGREEMENT:.0%} are asked for")
+        else:
+            found.done.append(text)
+        return found.verification(ran=True)
 
 
-def by_default(data: bytes, program: Program, batches: Iterator[Codes]) -> Tally:
-    """Compares the outputs that LiteRT computes by default with the executor's.
-
-    Raises:
-        TargetError: LiteRT refuses the file.
-    """
-    interpreter, tally = litert.Interpreter(data, program, reference=False), Tally()
-    executor = Executor(program)
-    for inputs in batches:
-        expected = executor.run(inputs)
-        made = interpreter.outputs(inputs)
-        count = len(next(iter(inputs.values())))
-        for name, codes in made.items():
-            tally.add(name, expected[name], codes)
-        same = np.ones(count, bool)
-        for name, codes in made.items():
-            flat, other = codes.reshape(count, -1), expected[name].reshape(count, -1)
-            same &= flat[np.arange(count), other.argmax(axis=1)] == flat.max(axis=1)
-        tally.samples += count
-        tally.agreeing += int(same.sum())
-    return tally
+def _random(program: Program) -> dict[str, NDArray[Any]]:
+    """Random codes of a program's inputs."""
+    chance = np.random.default_rng(0)
+    return {
+        tensor.name: chance.integers(-128, 128, (_TOGETHER, *tensor.shape)).astype(tensor.dtype)
+        for tensor in program.inputs
+    }
 
 
 def _report_reference(tally: Tally, found: _Findings) -> None:
@@ -204,38 +215,19 @@ def _report_reference(tally: Tally, found: _Findings) -> None:
         )
     if tally.left_out:
         found.done.append(
-            f"{tally.left_out} samples were kept from them, since their softmax ends the process where exponentials sum up to {_MOST_SUM}"
+            f"{tally.left_out} samples were kept from them, since their softmax ends the process where exponentials sum up to {MOST_SUM}"
         )
 
 
 def _report_default(tally: Tally, found: _Findings) -> None:
-    agreement = tally.agreeing / max(tally.samples, 1)
     found.details["default kernels"] = {
         "samples": tally.samples,
         "mean_codes": tally.mean,
         "largest_codes": tally.largest,
-        "agreement": agreement,
+        "agreement": tally.agreement,
     }
-    text = f"its default kernels differ by {tally.mean:.2g} codes on average (at most {tally.largest}) and agree on the largest output for {agreement:.1%} of {tally.samples} samples"
-    if tally.mean > _MEAN_TOLERANCE or agreement < _AGREEMENT:
+    text = f"its default kernels differ by {tally.mean:.2g} codes on average (at most {tally.largest}) and agree on the largest output for {tally.agreement:.1%} of {tally.samples} samples"
+    if tally.mean > _MEAN_TOLERANCE or tally.agreement < _AGREEMENT:
         found.problems.append(f"{text}; tolerated are {_MEAN_TOLERANCE:g} codes and {_AGREEMENT:.0%}")
     else:
         found.done.append(text)
-
-
-def _allowed(program: Program) -> int:
-    """How many samples the reference kernels are given."""
-    return max(2, _MACS // max(1, sum(map(macs, program.operations))))
-
-
-def _inputs(job: VerifyJob, program: Program) -> Iterator[Codes]:
-    """Codes of all samples, some at a time; of random ones where there are no data."""
-    if job.data is None:
-        chance = np.random.default_rng(0)
-        yield {
-            tensor.name: chance.integers(-128, 128, (_TOGETHER, *tensor.shape)).astype(tensor.dtype)
-            for tensor in program.inputs
-        }
-        return
-    for feeds in job.data.batches(_TOGETHER * samples_each(program)):
-        yield quantize_inputs(program, feeds)

@@ -23,7 +23,7 @@ from qcompiler.targets.edge_tpu.flatbuffer import read
 from qcompiler.targets.edge_tpu.lower import MODEL, program_of
 from qcompiler.targets.edge_tpu.model import Model
 from qcompiler.targets.edge_tpu.partition import partition
-from qcompiler.targets.edge_tpu.verify import by_default, by_reference
+from qcompiler.targets.edge_tpu.comparison import ByDefault, ByReference
 
 ASKED = {
     "resnet8_cifar10": "0.7615, the reference int8 file",
@@ -72,14 +72,16 @@ def figures(folder: Path, target: str, tensors: int, samples: int) -> Iterator[t
         program = program_of(result.graph, result.plan, find_target(target))
         source = qc.DataSource.open(str(folder / "evaluation.npz")).validate(result.graph)
 
-        def batches() -> Iterator[dict[str, Any]]:
-            for feeds in source.batches(16 * samples_each(program)):
-                yield quantize_inputs(program, feeds)
-
-        found = by_reference(data, program, batches(), samples, tensors)
+        executor = Executor(program)
+        reference, default = ByReference(data, executor, samples, tensors), ByDefault(data, program)
+        for feeds in source.batches(16 * samples_each(program)):
+            inputs = quantize_inputs(program, feeds)
+            expected = executor.run(inputs, reference.keep)
+            reference.add(inputs, expected)
+            default.add(inputs, expected)
+        found, other = reference.tally, default.tally
         text = f"{found.differences} of {found.elements:,} elements, {found.samples} samples"
         yield f"differences from the reference kernels, every tensor of {tensors} samples", text, "0"
-        other = by_default(data, program, batches())
         text = f"{other.mean:.3f} codes on average, {other.largest} at most; the same answer for {other.agreeing} of {other.samples}"
         yield "differences of the default kernels", text, "-"
 

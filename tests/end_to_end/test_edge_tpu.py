@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from small_graphs import normal
 
 from qcompiler import demo
+from qcompiler.targets.edge_tpu.flatbuffer import read
 
 pytest.importorskip("ai_edge_litert")
 
@@ -158,6 +159,26 @@ def test_the_demo_with_other_types_at_its_rim(made: Made, io: str, tmp_path: Pat
     assert {details["dtype"] for details in (*file.inputs, *file.outputs)} == {np.dtype(io).type}
     for image in images[:8]:
         np.testing.assert_allclose(file.run(image[None])[0], own.run(image[None])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("weights", "kind"), [("w8", "INT8"), ("w4", "INT4")])
+def test_the_demo_with_nothing_but_its_weights_quantized(weights: str, kind: str, tmp_path: Path) -> None:
+    done = run_cli(
+        "compile", demo.MODEL, "-t", "tflite", "-c", demo.CALIBRATION, "-e", demo.EVALUATION,
+        "--option", f"assign_precision.prefer={weights}+float", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    file = read((tmp_path / "out" / "model.tflite").read_bytes())
+    codes = [tensor for tensor in file.tensors if tensor.data is not None and tensor.quantization is not None]
+    assert {tensor.type for tensor in codes} == {kind}
+    assert [operator.op for operator in file.operators].count("DEQUANTIZE") == len(codes)
+    images, labels = evaluation()
+    run = File(tmp_path / "out" / "model.tflite")
+    assert {details["dtype"] for details in (*run.inputs, *run.outputs)} == {np.float32}
+    right = [run.run(image[None])[0].argmax() == label for image, label in zip(images, labels, strict=True)]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert np.mean(right) == pytest.approx(report["metric"]["artifact"], abs=1e-6)
+    assert np.mean(right) >= demo.TOP1 - 0.02
 
 
 # -- models of users ------------------------------------------------------------------------------------------------

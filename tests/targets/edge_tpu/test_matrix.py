@@ -24,7 +24,7 @@ from qcompiler.data import DataSource
 from qcompiler.errors import TargetError
 from qcompiler.integer.evaluate import dequantize_outputs, quantize_inputs, run
 from qcompiler.integer.program import Program
-from qcompiler.integer.session import samples_each
+from qcompiler.integer.session import ProgramSession, samples_each
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.plan import PLAN
 from qcompiler.options import Options, default_pipeline
@@ -43,7 +43,7 @@ from qcompiler.targets.edge_tpu.versions import with_versions
 
 pytest.importorskip("ai_edge_litert")
 
-TARGETS = ("tflite", "edge-tpu")
+TARGETS = ("tflite:integer", "edge-tpu")
 SAMPLES, COMPARED = 16, 3
 MEAN_STEPS, MOST_STEPS = 1.5, 16.0
 """How far results may be from the float model's, in steps of their own scale: rounding, of what is amplified, too. A wrong axis is tens off."""
@@ -101,6 +101,18 @@ class Compiled:
             steps = np.abs(ours.astype(np.float64) - theirs) / tensor.scale
             assert steps.mean() < MEAN_STEPS * (1 << tensor.bits - 8), tensor.value
             assert steps.max() < MOST_STEPS * (1 << tensor.bits - 8), tensor.value
+
+    def check_floats(self) -> None:
+        """LiteRT computes what the float model does, by its reference kernels and by those that it runs as a rule."""
+        guards.check(self.model)
+        assert not self.program.is_integer
+        right = self.float_results()
+        for reference in (True, False):
+            interpreter = litert.Interpreter(write(self.model), self.program, reference=reference)
+            made = ProgramSession(self.program, interpreter.outputs).run(self.samples)
+            for name, array in made.items():
+                most = float(np.abs(right[name]).max(initial=0))
+                np.testing.assert_allclose(array, right[name], rtol=1e-4, atol=1e-5 * most, err_msg=name)
 
     def float_results(self) -> dict[str, NDArray[Any]]:
         """Outputs of the model as it was given, sample by sample as the program takes them."""
@@ -806,7 +818,7 @@ def legal(*, slow: bool) -> list[Any]:
         pytest.param(case, target, id=f"{target}-{name}")
         for target in TARGETS
         for name, case in CASES.items()
-        if slow is (case.slow or (target == "tflite" and not REWRITTEN.match(name)))
+        if slow is (case.slow or (target == "tflite:integer" and not REWRITTEN.match(name)))
         and has_form(case, prepared(target)[0])
     ]
 
@@ -818,7 +830,7 @@ def check(case: Case, name: str) -> None:
     if name == "edge-tpu" and case.host != {ANY}:
         assert made.on_host() == case.host, partition(made.model).summary
         assert partition(made.model).whole == (not case.host)
-    if name == "tflite":
+    if name == "tflite:integer":
         assert case.kernel in made.kernels
 
 
@@ -834,11 +846,13 @@ def test_more_of_the_legal(case: Case, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if has_form(CASES[name], prepared("tflite")[0])])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if has_form(CASES[name], prepared("tflite:integer")[0])]
+)
 def test_16_bits(name: str) -> None:
     """The same where rows of 16 bits are preferred; kernels that have none stay in 8."""
     case = CASES[name]
-    compiled(case.text, case.constants, "tflite", ("a16w8", "a16"), case.positive).check()
+    compiled(case.text, case.constants, "tflite:integer", ("a16w8", "a16"), case.positive).check()
 
 
 @pytest.mark.slow
@@ -846,7 +860,14 @@ def test_16_bits(name: str) -> None:
     "name", [name for name in CASES if name.startswith(("conv-", "linear", "matmul_constant"))]
 )
 def test_4_bit_weights(name: str) -> None:
-    compiled(CASES[name].text, CASES[name].constants, "tflite", ("a8w4",)).check()
+    compiled(CASES[name].text, CASES[name].constants, "tflite:integer", ("a8w4",)).check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if has_form(CASES[name], prepared("tflite")[0])])
+def test_floats(name: str) -> None:
+    case = CASES[name]
+    compiled(case.text, case.constants, "tflite", ("float",), case.positive).check_floats()
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -861,8 +882,9 @@ def test_refused(case: str, name: str) -> None:
 
 
 def test_every_operator_of_every_kernel_is_here() -> None:
-    for kernel in find_target("tflite").kernel:
-        if kernel.row:
+    target = find_target("tflite")
+    for kernel in target.kernel:
+        if any(target.is_quantized(row) for row in kernel.row):
             named = set(re.findall(r"\b[A-Z]\w*", kernel.pattern))
             here = {
                 op

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,14 @@ from qcompiler.errors import ModelError, TargetError
 from qcompiler.integer.evaluate import quantize_inputs, run
 from qcompiler.integer.operations import FullyConnected
 from qcompiler.integer.program import Program
+from qcompiler.integer.session import ProgramSession
 from qcompiler.ir.graph import Graph
 from qcompiler.ir.node import Value
 from qcompiler.ir.shapes import infer_shapes
+from qcompiler.metrics import sqnr_db
 from qcompiler.options import Options, default_pipeline
 from qcompiler.pipeline import Pipeline
+from qcompiler.runtime import Session
 from qcompiler.target import Target
 from qcompiler.targets import find_target
 from qcompiler.targets.edge_tpu import guards, litert
@@ -34,7 +38,7 @@ from qcompiler.targets.edge_tpu.versions import with_versions
 
 pytest.importorskip("ai_edge_litert")
 
-TARGETS = ("tflite", "edge-tpu")
+TARGETS = ("tflite:integer", "edge-tpu")
 SAMPLES = 8
 LARGEST = 1500
 """Elements of a tensor, so that a network takes milliseconds."""
@@ -67,6 +71,25 @@ def check(graph: Graph, samples: Samples, name: str, **options: Any) -> None:
             made, right = interpreter.tensor(tensor), expected[tensor][sample]
             assert made.dtype == right.dtype, tensor
             np.testing.assert_array_equal(made, right, f"{tensor} of\n{graph}", strict=True)
+
+
+def check_floats(graph: Graph, samples: Samples, least: float, **options: Any) -> None:
+    """Compiles a network with floats, and compares its outputs with the reference graph's by their signal-to-noise ratio, dB."""
+    target, pipeline = prepared("tflite")
+    result = qc.compile(graph, target, samples, pipeline=pipeline, **options)
+    program = program_of(result.graph, result.plan, target)
+    model = with_versions(model_of(program))
+    guards.check(model)
+    source = qc.DataSource.open(samples)
+    expected = list(Session(result.graph, optimize=False).stream(source))
+    for reference in (True, False):
+        interpreter = litert.Interpreter(write(model), program, reference=reference)
+        made = ProgramSession(program, interpreter.outputs).run(samples)
+        for name, array in made.items():
+            right = np.concatenate([outputs[name] for outputs in expected])
+            assert right.size == array.size
+            if right.dtype.kind == "f":
+                assert sqnr_db(right.reshape(-1), array.reshape(-1)) >= least, (name, reference, str(graph))
 
 
 def leaves_32_bits(program: Program) -> bool:
@@ -444,8 +467,15 @@ PASSED_OVER = (
 
 def check_or_refused(graph: Graph, samples: Samples, name: str, **options: Any) -> None:
     """As `check`; what is refused for a known reason is passed over."""
-    try:
+    with refused_passed_over():
         check(graph, samples, name, **options)
+
+
+@contextlib.contextmanager
+def refused_passed_over() -> Iterator[None]:
+    """What is refused for a known reason is no example."""
+    try:
+        yield
     except (TargetError, ModelError) as error:
         if not any(reason in str(error) for reason in PASSED_OVER):
             raise
@@ -455,7 +485,7 @@ def check_or_refused(graph: Graph, samples: Samples, name: str, **options: Any) 
 @settings(RELAXED, max_examples=40, derandomize=True)
 @given(networks())
 def test_networks(network: tuple[Graph, Samples]) -> None:
-    check_or_refused(*network, "tflite")
+    check_or_refused(*network, "tflite:integer")
 
 
 @settings(RELAXED, max_examples=20, derandomize=True)
@@ -476,4 +506,23 @@ def test_many_networks(network: tuple[Graph, Samples], name: str) -> None:
 @settings(RELAXED, max_examples=100, derandomize=True)
 @given(networks(most=15))
 def test_networks_in_other_rows(prefer: tuple[str, ...], network: tuple[Graph, Samples]) -> None:
-    check_or_refused(*network, "tflite", pass_options={"assign_precision": {"prefer": prefer}})
+    check_or_refused(*network, "tflite:integer", pass_options={"assign_precision": {"prefer": prefer}})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["w8", "w4"])
+@settings(RELAXED, max_examples=100, derandomize=True)
+@given(networks(most=15))
+def test_networks_of_floats(weights: str, network: tuple[Graph, Samples]) -> None:
+    prefer = {"assign_precision": {"prefer": (weights, "float")}}
+    with refused_passed_over():
+        check_floats(*network, 50.0, pass_options=prefer)
+
+
+@pytest.mark.slow
+@settings(RELAXED, max_examples=100, derandomize=True)
+@given(networks(most=15))
+def test_networks_of_floats_and_integers(network: tuple[Graph, Samples]) -> None:
+    prefer = {"assign_precision": {"prefer": ("w8", "a8")}}
+    with refused_passed_over():
+        check_floats(*network, 10.0, pass_options=prefer)

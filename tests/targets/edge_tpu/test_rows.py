@@ -32,6 +32,7 @@ GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic": (f"{IMAGE} {{ y = Sigmoid(x) }}", {}),
     "tanh": (f"{IMAGE} {{ y = Tanh(x) }}", {}),
     "hard_swish": (f"{IMAGE} {{ y = HardSwish(x) }}", {}),
+    "elu": (f"{IMAGE} {{ y = Elu(x) }}", {}),
     "gelu": (f"{IMAGE} {{ a = Gelu(x) y = Gelu<approximate=\"tanh\">(a) }}", {}),
     "abs": (f"{IMAGE} {{ y = Abs(x) }}", {}),
     "neg": (f"{IMAGE} {{ y = Neg(x) }}", {}),
@@ -138,7 +139,7 @@ def test_softmaxes_that_end_the_process_of_reference_kernels(tmp_path: Path) -> 
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "elu": (f"{IMAGE} {{ y = Elu(x) }}", {}, "no ELU"),
+    "elu": (f"{IMAGE} {{ y = Elu(x) }}", {}, "no ELU of integers"),
     "factor": (f"{IMAGE} {{ y = Resize<mode=\"linear\">(x, , scales) }}", {"scales": np.float32([1, 1, 1.5, 1.5])}, "ratio of the sizes"),
     "beyond": ("(float[batch,1,4,4] x) => (float y) { y = Resize<mode=\"linear\", coordinate_transformation_mode=\"asymmetric\">(x, , , sizes) }", {"sizes": np.array([1, 1, 199, 8])}, "outside of the image"),
     "first": (f"{IMAGE} {{ y = Resize<mode=\"linear\", coordinate_transformation_mode=\"pytorch_half_pixel\">(x, , , sizes) }}", {"sizes": np.array([1, 8, 1, 7])}, "reads the first element"),
@@ -149,7 +150,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_what_is_refused(name: str, tmp_path: Path) -> None:
     text, constants, reason = REFUSED[name]
     with pytest.raises(TargetError, match=reason):
-        compiled(text, constants, "a8", tmp_path)
+        compiled(text, constants, "a8", tmp_path, "tflite:integer")
 
 
 def test_every_kernel_is_tested() -> None:
