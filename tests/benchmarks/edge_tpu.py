@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import qcompiler as qc
-from qcompiler.integer.evaluate import quantize_inputs
+from qcompiler.integer.evaluate import Executor, quantize_inputs
 from qcompiler.integer.session import samples_each
 from qcompiler.targets import find_target
+from qcompiler.targets.edge_tpu.comparison import ByDefault, ByReference
 from qcompiler.targets.edge_tpu.flatbuffer import read
 from qcompiler.targets.edge_tpu.lower import MODEL, program_of
 from qcompiler.targets.edge_tpu.model import Model
 from qcompiler.targets.edge_tpu.partition import partition
-from qcompiler.targets.edge_tpu.comparison import ByDefault, ByReference
 
 ASKED = {
     "resnet8_cifar10": "0.7615, the reference int8 file",
