@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FRACTIONS = np.geomspace(1.0, 0.12, 24)
+_HOPELESS = 4.0
+"""So many times the least loss, and growing: what narrower ranges cut off only grows."""
 _NEAR = np.geomspace(0.88, 1.12, 7)
 
 
@@ -41,12 +43,15 @@ def search_range(
     low, high = min(float(x.min(initial=0.0)), 0.0), max(float(x.max(initial=0.0)), 0.0)
     best, least = start, error(start)
     limit = max(-low, high)
-    ends = best.real_range()
+    ends, before = best.real_range(), np.inf
     for fraction in _FRACTIONS:
         tried = max(low, -limit * fraction), min(high, limit * fraction)
         loss = error(made(*tried))
         if loss < least:
             best, least, ends = made(*tried), loss, tried
+        elif loss > max(before, _HOPELESS * least):
+            break
+        before = loss
     moves = [(1.0, near) for near in _NEAR] + (
         [(near, 1.0) for near in _NEAR] if low < 0 and not symmetric else []
     )
