@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcompiler.integer.encoder import contiguous
+
 if TYPE_CHECKING:
-    from qcompiler.integer.operations import Convolution
+    from qcompiler.integer.operations import ArgMax, Convolution, Extreme, Mean
     from qcompiler.integer.program import Tensor
 
 _BOUNDS = {
@@ -105,3 +107,30 @@ def spread_padding(
         valid &= off == 0 and -stride < beyond <= 0
         same &= off == max(0, beyond) // 2 and given == -(-wanted // stride)
     return "VALID" if valid else "SAME" if same else None
+
+
+def along(work: ArgMax, shape: tuple[int, ...]) -> int:
+    """The axis of a tensor that an index is searched along."""
+    return next(
+        axis
+        for axis, (size, step) in enumerate(zip(shape, contiguous(shape), strict=True))
+        if (size, step) == (work.count, work.inner)
+    )
+
+
+def written(work: Mean | Extreme, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes that a reduction can write: with the axes that it runs over kept as 1, and without them."""
+    axes = averaged(work, shape)
+    kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+    return kept, tuple(size for axis, size in enumerate(shape) if axis not in axes)
+
+
+def averaged(work: Mean | Extreme, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of a tensor that a reduction runs over: those between `outer` and `inner` elements, without axes of size 1 in front."""
+    first = 0
+    while math.prod(shape[:first]) < work.outer or (work.count > 1 and shape[first] == 1):
+        first += 1
+    last = first
+    while math.prod(shape[first:last]) < work.count:
+        last += 1
+    return tuple(range(first, max(last, first + 1)))

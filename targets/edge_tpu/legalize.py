@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from functools import singledispatchmethod
 from typing import Any
 
@@ -42,12 +41,15 @@ from qcompiler.targets.edge_tpu.forms import (
     ACTIVATIONS,
     RECTIFIERS,
     activation,
+    along,
     cut_off,
     padding,
     spread_padding,
+    written,
 )
 from qcompiler.targets.edge_tpu.movement import steps_of
 from qcompiler.targets.edge_tpu.resizing import flags_of
+from qcompiler.targets.edge_tpu.tidy import with_given_names, without_idle_views
 
 Windowed = Convolution | DepthwiseConvolution
 
@@ -63,69 +65,6 @@ def legalize(program: Program) -> Program:
         writer.legal(operation.work, operation)
     legal = dataclasses.replace(program, operations=tuple(writer.operations))
     return with_given_names(without_idle_views(legal))
-
-
-def without_idle_views(program: Program) -> Program:
-    """The program without views of views, views that change no shape, and views of what can write the shape itself."""
-    outputs = {tensor.name for tensor in program.outputs}
-    stands_for: dict[str, Tensor] = {}
-    made: dict[str, Operation] = {}
-    for operation in program.operations:
-        inputs = tuple(stands_for.get(tensor.name, tensor) for tensor in operation.inputs)
-        if isinstance(operation.work, View):
-            (x,) = inputs
-            before = made.get(x.name)
-            if before is not None and isinstance(before.work, View):
-                inputs = (x,) = before.inputs
-            if x.shape == operation.output.shape and operation.output.name not in outputs:
-                stands_for[operation.output.name] = x
-                continue
-        made[operation.output.name] = dataclasses.replace(operation, inputs=inputs)
-    read = Counter(tensor.name for operation in made.values() for tensor in operation.inputs)
-    kept: list[Operation] = []
-    for operation in made.values():
-        last = kept[-1] if kept else None
-        x = operation.inputs[0]
-        if not read[operation.output.name] and operation.output.name not in outputs:
-            continue
-        if (
-            isinstance(operation.work, View)
-            and last is not None
-            and last.output.name == x.name
-            and read[x.name] == 1
-            and x.name not in outputs
-            and operation.output.shape in _writable(last)
-        ):
-            kept[-1] = dataclasses.replace(last, outputs=operation.outputs)
-        else:
-            kept.append(operation)
-    return dataclasses.replace(program, operations=tuple(kept))
-
-
-def with_given_names(program: Program) -> Program:
-    """The program with its outputs called what the model calls them, where a copy of the value has another name and nothing that one."""
-    taken = {tensor.name for tensor in program.tensors}
-    renamed: dict[str, Tensor] = {}
-    for tensor in program.outputs:
-        if tensor.value and tensor.value not in taken:
-            renamed[tensor.name] = dataclasses.replace(tensor, name=tensor.value)
-            taken.add(tensor.value)
-
-    def called(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(renamed.get(tensor.name, tensor) for tensor in tensors)
-
-    operations = tuple(
-        dataclasses.replace(item, inputs=called(item.inputs), outputs=called(item.outputs))
-        for item in program.operations
-    )
-    return dataclasses.replace(program, outputs=called(program.outputs), operations=operations)
-
-
-def _writable(operation: Operation) -> tuple[tuple[int, ...], ...]:
-    """The shapes that an operation can give what it writes."""
-    if isinstance(operation.work, Mean | Extreme):
-        return written(operation.work, operation.inputs[0].shape)
-    return (operation.output.shape,)
 
 
 class _Writer:
@@ -366,15 +305,6 @@ def region(operation: Operation) -> str:
     return operation.name.rpartition(":")[0] or operation.name
 
 
-def along(work: ArgMax, shape: tuple[int, ...]) -> int:
-    """The axis of a tensor that an index is searched along."""
-    return next(
-        axis
-        for axis, (size, step) in enumerate(zip(shape, contiguous(shape), strict=True))
-        if (size, step) == (work.count, work.inner)
-    )
-
-
 def rectifier(work: Requantization, operation: Operation) -> str | None:
     """The operator that requantizes and clamps to an activation; None if none does, or with another factor only.
 
@@ -389,21 +319,3 @@ def rectifier(work: Requantization, operation: Operation) -> str | None:
         return None
     accepted = [op for op in RECTIFIERS if made.bits != 16 or op != "RELU_N1_TO_1"]
     return activation(made, work.low, work.high, accepted)
-
-
-def written(work: Mean | Extreme, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes that a reduction can write: with the axes that it runs over kept as 1, and without them."""
-    axes = averaged(work, shape)
-    kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
-    return kept, tuple(size for axis, size in enumerate(shape) if axis not in axes)
-
-
-def averaged(work: Mean | Extreme, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of a tensor that a reduction runs over: those between `outer` and `inner` elements, without axes of size 1 in front."""
-    first = 0
-    while math.prod(shape[:first]) < work.outer or (work.count > 1 and shape[first] == 1):
-        first += 1
-    last = first
-    while math.prod(shape[first:last]) < work.count:
-        last += 1
-    return tuple(range(first, max(last, first + 1)))

@@ -38,8 +38,15 @@ from qcompiler.integer.operations import (
     View,
     Work,
 )
-from qcompiler.targets.edge_tpu.forms import activation, cut_off, padding, spread_padding
-from qcompiler.targets.edge_tpu.legalize import along, averaged, rectifier, region
+from qcompiler.targets.edge_tpu.forms import (
+    activation,
+    along,
+    averaged,
+    cut_off,
+    padding,
+    spread_padding,
+)
+from qcompiler.targets.edge_tpu.legalize import rectifier, region
 from qcompiler.targets.edge_tpu.movement import Part, parts_of
 from qcompiler.targets.edge_tpu.resizing import flags_of
 
