@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qcompiler.errors import TargetError
+from qcompiler.targets.core_ml.constants import Constant, stored
 from qcompiler.targets.core_ml.float_types import FloatTypes
 from qcompiler.targets.core_ml.names import identifiers
+from qcompiler.targets.core_ml.refusals import Unsupported, impossible, refusal
 from qcompiler.targets.core_ml.toolkit import toolkit
 
 if TYPE_CHECKING:
@@ -22,22 +24,7 @@ Var = Any
 """A variable of coremltools, or an array, which its builder makes a constant of."""
 Emit = Callable[["Author", "Node"], "Var | Sequence[Var]"]
 
-MAXIMUM_RANK = 5
-_INT32 = np.iinfo(np.int32)
 _TYPE_NAMES = {np.dtype(np.float16): "fp16", np.dtype(np.float32): "fp32", np.dtype(np.int32): "int32", np.dtype(np.bool_): "bool"}  # fmt: skip
-
-
-@runtime_checkable
-class Constant(Protocol):
-    """A constant that is stored in some form of its own, which every reader gets in the type that it computes in."""
-
-    def write(self, author: Author, name: str, dtype: np.dtype[Any]) -> Var:
-        """Writes the operator that holds it, and returns its variable."""
-        ...
-
-
-class Unsupported(Exception):  # noqa: N818 - a reason, which the author collects with those of other nodes
-    """Why a node cannot be written, one clause."""
 
 
 class Author:
@@ -88,17 +75,16 @@ class Author:
             for value in self.graph.inputs:
                 self._vars[value] = function.inputs[self._names[value.name]]
             for node in self.graph.topological():
-                outputs = [value for value in node.outputs if value is not None]
-                if any(value in failed for _, value in node.operands()):
-                    failed.update(outputs)
-                    continue
-                try:
-                    self._write(node, emitters)
-                except Unsupported as reason:
-                    refused.append(f"{node.name} ({node.op}): {reason}")
-                    failed.update(outputs)
+                reason = impossible(node, emitters)
+                if not reason and not any(value in failed for _, value in node.operands()):
+                    reason = self._write(node, emitters[node.op])
+                    if not reason:
+                        continue
+                failed.update(value for value in node.outputs if value is not None)
+                if reason:
+                    refused.append(f"{', '.join(node.origin)} ({node.op}): {reason}")
             if refused:
-                raise TargetError(_refusal(refused))
+                raise TargetError(refusal(refused))
             function.set_outputs([self._output(value) for value in self.graph.outputs])
         program = mil.Program()
         program.add_function("main", function)
@@ -118,25 +104,20 @@ class Author:
             for axis, dim in enumerate(value.shape)
         )
 
-    def _write(self, node: Node, emitters: Mapping[str, Emit]) -> None:
-        emit = emitters.get(node.op) if node.domain in ("", "qcompiler") else None
-        if emit is None:
-            raise Unsupported("Core ML has no operator for it that is known here")
-        for tensor in (*node.inputs, *node.outputs):
-            if tensor is not None and (tensor.rank or 0) > MAXIMUM_RANK:
-                raise Unsupported(
-                    f"{tensor.name!r} has rank {tensor.rank}; Core ML's tensors have {MAXIMUM_RANK} at most"
-                )
+    def _write(self, node: Node, emit: Emit) -> str:
+        """Writes a node; why it cannot be written, or nothing."""
         self.node, self._inner = node, 0
         try:
             results = emit(self, node)
+        except Unsupported as reason:
+            return str(reason)
         except (ValueError, TypeError, AssertionError, NotImplementedError, IndexError) as error:
-            raise Unsupported(f"coremltools refuses it: {' '.join(str(error).split())}") from error
-        for value, result in zip(
-            node.outputs, results if isinstance(results, list | tuple) else (results,), strict=False
-        ):
+            return f"coremltools refuses it: {' '.join(str(error).split())}"
+        parts = results if isinstance(results, list | tuple) else (results,)
+        for value, part in zip(node.outputs, parts, strict=False):
             if value is not None:
-                self._vars[value] = self._named(value, result)
+                self._vars[value] = self._named(value, part)
+        return ""
 
     def _named(self, value: Value, result: Var) -> Var:
         """A result under its value's name, unless it is known by another value's already."""
@@ -306,18 +287,3 @@ class Author:
                 x=var, dtype=_TYPE_NAMES[dtype], name=f"{self._names[value.name]}_as_{_TYPE_NAMES[dtype]}"
             )
         return self._casts[key]
-
-
-def stored(data: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A constant as the package stores it: floats in a given type, 64-bit integers in 32, at whose ends they stop."""
-    if data.dtype.kind == "f":
-        return data.astype(dtype)
-    if data.dtype == np.int64 or data.dtype == np.uint64:
-        return np.asarray(np.clip(data, _INT32.min, _INT32.max), np.int32)
-    return data
-
-
-def _refusal(refused: list[str]) -> str:
-    count = len(refused)
-    what = "One operator cannot" if count == 1 else f"{count} operators cannot"
-    return f"{what} be written for Core ML: {'; '.join(refused)}. Export the model without them, or cut them off; nothing was written."

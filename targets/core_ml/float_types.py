@@ -8,15 +8,13 @@ import numpy as np
 
 from qcompiler.ir.encoding import FORMATS
 from qcompiler.passes.cast_floats import overflow
+from qcompiler.scale_formats import scale_loss
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node
 
-_PRECISE = 2.0**-9
-"""How much a scale may change in 16 bits, relative to itself: the code 127 by a quarter of a step then."""
+_HALF = FORMATS["float16"]
 
 
 class FloatTypes:
@@ -55,7 +53,7 @@ def _loss(graph: Graph, node: Node) -> str:
         assert scale is not None
         if data is not None and data.is_constant:
             return ""  # the operator that reads it decides
-        return scale_loss(np.asarray(scale.data))
+        return scale_loss(np.asarray(scale.data), _HALF)
     for _, value in node.operands():
         source = value.producer
         if (
@@ -65,20 +63,7 @@ def _loss(graph: Graph, node: Node) -> str:
             and source.inputs[0].is_constant
         ):
             scale = source.input(1)
-            reason = scale_loss(np.asarray(scale.data)) if scale is not None else ""
+            reason = scale_loss(np.asarray(scale.data), _HALF) if scale is not None else ""
             if reason:
                 return reason
-    return overflow(graph, node, FORMATS["float16"])
-
-
-def scale_loss(scale: NDArray[np.float32]) -> str:
-    """What float16 would do to a scale, where that is more than rounding; empty where it is not.
-
-    Of several scales (channels of a weight) only the largest has to be precise: smaller ones lose no more in absolute terms.
-    """
-    if float(scale.max()) * 256 > FORMATS["float16"].maximum:
-        return f"what its scale {float(scale.max()):.3g} stands for exceeds float16"
-    error = np.abs(scale.astype(np.float16).astype(np.float32) - scale)
-    if float(error.max()) > _PRECISE * float(scale.max()):
-        return f"its scale {float(scale.max()):.3g} is too small for float16"
-    return ""
+    return overflow(graph, node, _HALF)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.targets.core_ml.author import Emit, Unsupported
+from qcompiler.targets.core_ml.author import Emit
 from qcompiler.targets.core_ml.products import window
+from qcompiler.targets.core_ml.refusals import Unsupported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.errors import TargetError
+from qcompiler.ir.encoding import FORMATS
+from qcompiler.ir.plan import PLANNED
 from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets.core_ml import (
     images,
@@ -26,8 +28,10 @@ from qcompiler.targets.core_ml.toolkit import toolkit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from qcompiler.ir.encoding import Encoding
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Value
+    from qcompiler.ir.plan import Plan
     from qcompiler.target import Target
 
 EMITTERS: Mapping[str, Emit] = {
@@ -81,6 +85,32 @@ def contents(graph: Graph, types: FloatTypes, target: Target, io: str = "float32
     program = Author(graph, types, opset, np.dtype(io)).program(EMITTERS)
     inputs = {names[value.name]: _sizes(value) for value in graph.inputs}
     return list(files_of(program, opset, inputs, _about(graph)))
+
+
+def constant_bytes(graph: Graph, plan: Plan, target: Target) -> int:
+    """Bytes of weights and tables in the package: codes as wide as they are, floats and scales as wide as the plan's floats.
+
+    Args:
+        graph: The reference graph.
+        plan: Its plan.
+        target: The target.
+    """
+    planned = graph.facts.get(PLANNED) or graph
+    width, bits, groups = FORMATS[plan.float_format].bits, 0, plan.group_of_use()
+    for value in planned.constants:
+        readers = {groups.get((use.node.name, use.slot)) for use in value.uses}
+        for encoding in {None if group is None else group.encoding for group in readers}:
+            bits += _constant_bits(value, encoding, width)
+    return -(-bits // 8)
+
+
+def _constant_bits(value: Value, encoding: Encoding | None, width: int) -> int:
+    """Bits of a constant as some of its readers read it; sizes and axes are not stored apart from the program."""
+    assert value.data is not None
+    if encoding is None:
+        return value.data.size * width if value.data.dtype.kind == "f" else 0
+    scales = 0 if encoding.scale is None else encoding.scale.size
+    return value.data.size * encoding.format.bits + scales * width
 
 
 def opset_of(target: Target) -> Any:

@@ -76,7 +76,11 @@ def files_of(
     items = {_SPECIFICATION: "CoreML Model Specification"} | (
         {_WEIGHTS: "CoreML Model Weights"} if weights else {}
     )
-    yield "Manifest.json", json.dumps(_manifest(items), indent=4).encode()
+    text = json.dumps(_manifest(items), indent=4)
+    yield (
+        "Manifest.json",
+        f"{text}\n".encode(),
+    )  # as coremltools writes it, which it does when it reads a package
 
 
 def _shape(shape: tuple[int | Range, ...]) -> Any:

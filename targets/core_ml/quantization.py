@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.targets.core_ml.author import Emit, Unsupported
+from qcompiler.ir.encoding import FORMATS
+from qcompiler.scale_formats import rounded_scale
+from qcompiler.targets.core_ml.author import Emit
+from qcompiler.targets.core_ml.refusals import Unsupported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,19 +18,12 @@ if TYPE_CHECKING:
     from qcompiler.ir.node import Node
     from qcompiler.targets.core_ml.author import Author, Var
 
-_SMALLEST = np.nextafter(np.float16(0), np.float16(1))
 _CODES = ("int8", "uint8")
 """Types of codes that activations can have, and weights before iOS 18."""
 _TURNED = {"uint8": (128, "int8"), "int8": (-128, "uint8")}
 """The zero point with which a type of codes is the other one with 0."""
 _BLOCKS_FROM = 9
 """The specification version (iOS 18) that stores 4 bits and scales per block."""
-
-
-def scale_as(scale: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Scales as they are written: rounded to the type, and never to 0."""
-    rounded = scale.astype(dtype)
-    return np.maximum(rounded, _SMALLEST) if dtype == np.float16 else rounded
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class EncodedConstant:
         if self.codes.dtype.name == "int32":
             real = (self.codes - self._along(self.zero_point)).astype(np.float32) * self._along(self.scale)
             return real.astype(dtype)
-        scale = scale_as(self.scale, dtype)
+        scale = rounded_scale(self.scale, FORMATS[dtype.name])
         if author.specification >= _BLOCKS_FROM:
             return self._blocks(author, name, scale)
         if self.codes.dtype.name not in _CODES or self.scale.ndim > 1:
@@ -121,7 +117,9 @@ def _parameters(author: Author, node: Node) -> tuple[str, dict[str, Any]]:
         raise Unsupported("activations have one scale, or one per channel")
     zero = np.zeros(scale.shape, np.uint8) if zero is None else zero.reshape(scale.shape)
     kind = zero.dtype.name
-    inputs: dict[str, Any] = {"scale": scale_as(scale.astype(np.float32), author.float_type)[()]}
+    inputs: dict[str, Any] = {
+        "scale": rounded_scale(scale.astype(np.float32), FORMATS[author.float_type.name])[()]
+    }
     if kind in _TURNED and (zero == _TURNED[kind][0]).all():
         kind = _TURNED[kind][1]
     elif zero.any():

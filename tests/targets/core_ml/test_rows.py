@@ -11,6 +11,7 @@ from small_graphs import graph_of, normal
 
 import qcompiler as qc
 from qcompiler.targets import find_target
+from qcompiler.targets.core_ml.lower import constant_bytes
 
 pytest.importorskip("coremltools")
 
@@ -86,3 +87,15 @@ def test_row_in_float16(kernel: str, row: str, device: str, tmp_path: Path) -> N
 
 def test_every_kernel_is_tested() -> None:
     assert set(GRAPHS) == {kernel.name for kernel in TARGET.kernel if kernel.row}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "row"), [("conv", "w8a8"), ("linear", "w4"), ("conv", "w4-block"), ("embedding", "w8")]
+)
+@pytest.mark.parametrize("floats", ["float32", "float16"])
+def test_constant_bytes_are_those_of_the_package(kernel: str, row: str, floats: str, tmp_path: Path) -> None:
+    """But for the alignment of weights to 64 bytes, and headers of as many."""
+    result = compiled(kernel, row, "ios18", tmp_path, floats)
+    weights = (tmp_path / "out/model.mlpackage/Data/com.apple.CoreML/weights/weight.bin").stat().st_size
+    estimated = constant_bytes(result.graph, result.plan, TARGET)
+    assert estimated <= weights < estimated + 128 * 6
