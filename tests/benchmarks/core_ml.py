@@ -94,7 +94,7 @@ def figures(
     share = codes["differ"] / max(codes["elements"], 1)
     yield (
         f"codes that differ, of {codes['tensors']} tensors of {codes['samples']} samples",
-        f"{share:.4%} of {codes['elements']:,}, {codes['steps']} steps at most",
+        f"{share:.4%} of {codes['elements']:,}, {codes['beyond']} by more than one step",
         CODES[floats],
     )
     yield (
