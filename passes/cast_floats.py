@@ -51,7 +51,7 @@ class CastFloats(Pass):
                 node = nodes.get(name)
                 if node is None or not _is_castable(node):
                     continue
-                reason = _overflow(graph, node, narrow)
+                reason = overflow(graph, node, narrow)
                 if reason:
                     result.say(Level.WARNING, node.name, f"stays float32: {reason}")
                 elif context.allow(f"{self.name} at {node.name}"):
@@ -71,7 +71,8 @@ def _is_castable(node: Node) -> bool:
     )
 
 
-def _overflow(graph: Graph, node: Node, narrow: Format) -> str:
+def overflow(graph: Graph, node: Node, narrow: Format) -> str:
+    """Why a narrow float format does not hold what a node reads or was observed to write; empty where it does."""
     ranges = graph.facts.get(RANGES)
     for _, value in node.operands():
         if value.data is not None and value.dtype == np.float32 and _exceeds(value.data, narrow.maximum):

@@ -20,7 +20,7 @@ from qcompiler.target import Target
 
 DEFAULT_PIPELINE = (
     "raise_qdq,fold_constants,canonicalize,fold_batch_norm,fuse_composites,canonicalize,"
-    "fuse,calibrate,assign_precision,round_weights,correct_bias,insert_qdq,cast_floats"
+    "fuse,calibrate,assign_precision,round_weights,round_scales,correct_bias,insert_qdq,cast_floats"
 )
 """What every target gets; passes that the target prepares with, and the user's, come before `fuse`."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from qcompiler.data import DataSource
     from qcompiler.ir.graph import Graph
+    from qcompiler.ir.node import Value
 
 Arrays = dict[str, "NDArray[Any]"]
 """Arrays by value name."""
@@ -32,77 +34,22 @@ _IN_MEMORY_BYTES = 256 << 20  # beyond this the weights go through a file, not t
 _SILENT = 4  # only fatal messages: everything an error has to say is in the exception
 
 
-class Session:
-    """A graph, ready to run on the CPU. The graph is not changed and may change afterwards.
+class BatchRunner(ABC):
+    """What runs a model's inputs in the shapes that it declares, fed with samples of any number."""
 
-    Composite operators run as their standard definition. Weights of more than 256 MB are handed over through a
-    temporary folder, which is gone when the constructor returns.
-    """
-
-    def __init__(
-        self,
-        graph: Graph,
-        outputs: Iterable[str] | None = None,
-        *,
-        optimize: bool | Literal["floats"] = True,
-        threads: int | None = None,
-    ) -> None:
-        """Prepares the graph.
+    def __init__(self, inputs: Iterable[Value]) -> None:
+        """For a model.
 
         Args:
-            graph: The graph.
-            outputs: Names of the values to compute, intermediate ones (taps) included; None for the graph's outputs.
-                What they do not depend on is not run.
-            optimize: Whether onnxruntime may rewrite the graph; off where quantized numerics are the point. "floats": all but
-                QuantizeLinear and DequantizeLinear, which then mean what they say.
-            threads: How many threads one operator may use; None for one per core.
-
-        Raises:
-            ModelError: onnxruntime cannot run the graph, or a name in `outputs` does not exist; says which and why.
+            inputs: Its inputs.
         """
-        self._inputs = tuple(InputType(value.name, value.dtype, value.shape) for value in graph.inputs)
+        self._inputs = tuple(InputType(value.name, value.dtype, value.shape) for value in inputs)
         self.input_names = tuple(value.name for value in self._inputs)
         self._shapes = {value.name: value.shape for value in self._inputs}
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _SILENT
-        level = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        if optimize == "floats":
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        # Sessions alternate with other work, during which waiting threads would burn the processor's time.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Taps run when what they read is fresh, which keeps it in the cache and frees it soon.
-        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self._session = _open(graph if outputs is None else tapped(graph, outputs), options)
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.log_severity_level = _SILENT
-        self.output_names = tuple(dict.fromkeys(output.name for output in self._session.get_outputs()))
 
+    @abstractmethod
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Computes the outputs for one set of inputs, in the shapes that the model declares.
-
-        Raises:
-            DataError: An input is missing, or has a dtype or shape that the model does not take.
-            ModelError: An operator failed; the message names its node.
-        """
-        missing = [name for name in self.input_names if name not in feeds]
-        if missing:
-            raise DataError(
-                f"The model needs the input {missing[0]!r}, and the data have {', '.join(map(repr, feeds)) or 'none'}"
-                f"{suggest(missing[0], feeds)}"
-            )
-        unknown = [name for name in feeds if name not in self._shapes]
-        if unknown:
-            raise DataError(
-                f"The model has no input {unknown[0]!r}{suggest(unknown[0], self.input_names)} Leave the array out or rename it."
-            )
-        try:
-            results = self._session.run(list(self.output_names), dict(feeds), self._run_options)
-        except Exception as error:
-            raise _run_error(error) from error
-        return dict(zip(self.output_names, results, strict=True))
+        """Computes the outputs for one set of inputs, in the shapes that the model declares."""
 
     @property
     def fixed_batch(self) -> int | None:
@@ -182,6 +129,77 @@ class Session:
             rows = result if np.ndim(result) else np.asarray(result)[None]
             results[name] = rows[:count] if len(rows) == size else rows
         return results
+
+
+class Session(BatchRunner):
+    """A graph, ready to run on the CPU. The graph is not changed and may change afterwards.
+
+    Composite operators run as their standard definition. Weights of more than 256 MB are handed over through a
+    temporary folder, which is gone when the constructor returns.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        outputs: Iterable[str] | None = None,
+        *,
+        optimize: bool | Literal["floats"] = True,
+        threads: int | None = None,
+    ) -> None:
+        """Prepares the graph.
+
+        Args:
+            graph: The graph.
+            outputs: Names of the values to compute, intermediate ones (taps) included; None for the graph's outputs.
+                What they do not depend on is not run.
+            optimize: Whether onnxruntime may rewrite the graph; off where quantized numerics are the point. "floats": all but
+                QuantizeLinear and DequantizeLinear, which then mean what they say.
+            threads: How many threads one operator may use; None for one per core.
+
+        Raises:
+            ModelError: onnxruntime cannot run the graph, or a name in `outputs` does not exist; says which and why.
+        """
+        super().__init__(graph.inputs)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _SILENT
+        level = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        if optimize == "floats":
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # Sessions alternate with other work, during which waiting threads would burn the processor's time.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Taps run when what they read is fresh, which keeps it in the cache and frees it soon.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session = _open(graph if outputs is None else tapped(graph, outputs), options)
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = _SILENT
+        self.output_names = tuple(dict.fromkeys(output.name for output in self._session.get_outputs()))
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Computes the outputs for one set of inputs, in the shapes that the model declares.
+
+        Raises:
+            DataError: An input is missing, or has a dtype or shape that the model does not take.
+            ModelError: An operator failed; the message names its node.
+        """
+        missing = [name for name in self.input_names if name not in feeds]
+        if missing:
+            raise DataError(
+                f"The model needs the input {missing[0]!r}, and the data have {', '.join(map(repr, feeds)) or 'none'}"
+                f"{suggest(missing[0], feeds)}"
+            )
+        unknown = [name for name in feeds if name not in self._shapes]
+        if unknown:
+            raise DataError(
+                f"The model has no input {unknown[0]!r}{suggest(unknown[0], self.input_names)} Leave the array out or rename it."
+            )
+        try:
+            results = self._session.run(list(self.output_names), dict(feeds), self._run_options)
+        except Exception as error:
+            raise _run_error(error) from error
+        return dict(zip(self.output_names, results, strict=True))
 
     def run_all(self, source: DataSource, batch: int = 32) -> Arrays:
         """Runs every sample and returns each output whole, samples on the first axis; see `stream`."""

@@ -250,6 +250,7 @@ class Target:
         io: Whether graph inputs and outputs stay "float" or take the graph's own "quantized" encodings.
         io_types: What inputs and outputs may be in the artifact, the first one by default; empty: there is nothing to choose.
         scale_bytes: Bytes that the artifact stores for a scale and its zero point; None: as ONNX does, a float32 and a code.
+        scale_format: What the artifact stores scales in: "float32", or the format of what stays "float".
         encoding: Named encodings for the rows.
         device: Devices by name.
         kernel: The kernel table, preferred kernels first among matches of equal length.
@@ -271,6 +272,7 @@ class Target:
     io: Literal["float", "quantized"] = "float"
     io_types: tuple[str, ...] = ()
     scale_bytes: int | None = None
+    scale_format: Literal["float32", "float"] = "float32"
     encoding: Mapping[str, EncodingSpec] = field(default_factory=dict)
     device: Mapping[str, Device] = field(default_factory=dict)
     kernel: tuple[Kernel, ...] = ()

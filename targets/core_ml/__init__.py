@@ -1,0 +1,1 @@
+"""The Core ML target: ML Program packages for Xcode."""
