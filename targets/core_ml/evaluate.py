@@ -6,12 +6,14 @@ rule here are evaluated by coremltools' own value inference, which is slow and e
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from qcompiler.errors import TargetError
 from qcompiler.targets.core_ml import (
@@ -56,8 +58,18 @@ class _Step:
     free: tuple[Any, ...]
 
 
+_TOGETHER = 1 << 20
+"""Elements of the largest tensor that samples taken together may have: 4 MB, which caches hold, and allocators keep."""
+
+
 class Evaluator:
-    """A package's main function, ready to be run on arrays."""
+    """A package's main function, ready to be run on arrays.
+
+    Attributes:
+        ops: How many operators there are of each kind.
+        types: What is computed, to its type.
+        together: How many samples are best run at a time, where the batch is open.
+    """
 
     def __init__(self, package: Package) -> None:
         """Prepares it: constants are decoded once.
@@ -70,11 +82,14 @@ class Evaluator:
         """
         self._function = package.function
         self._variable = toolkit().mil.Var
+        self._threads = ThreadpoolController()
         self._known: dict[Any, NDArray[Any]] = {}
         self._steps = self._plan()
         self.ops = Counter(step.op.op_type for step in self._steps)
-        outputs = (var for step in self._steps for var in step.op.outputs)
+        outputs = [var for step in self._steps for var in step.op.outputs]
         self.types = {var.name: np.dtype(toolkit().types.nptype_from_builtin(var.dtype)) for var in outputs}
+        largest = max((_elements(var) for var in outputs), default=1)
+        self.together = max(1, _TOGETHER // largest)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -98,12 +113,14 @@ class Evaluator:
             Arrays by output, and what else was wanted and is there, as computed.
         """
         wanted, found = {*self.outputs, *keep}, dict[str, Any]()
-        for op, _, results in self.trace(feeds, forced):
-            found |= {
-                var.name: result
-                for var, result in zip(op.outputs, results, strict=True)
-                if var.name in wanted
-            }
+        # One thread: products are small, and between them others would spin.
+        with self._threads.limit(limits=1, user_api="blas"):
+            for op, _, results in self.trace(feeds, forced):
+                found |= {
+                    var.name: result
+                    for var, result in zip(op.outputs, results, strict=True)
+                    if var.name in wanted
+                }
         for var in self._function.outputs:
             if var.name not in found:  # an input, or a constant
                 found[var.name] = _typed(feeds[var.name] if var.name in feeds else self._operand(var), var)
@@ -165,6 +182,11 @@ class Evaluator:
         if item in self._known:
             return self._known[item]
         return item if item.val is None else _widened(item.val)
+
+
+def _elements(var: Any) -> int:
+    """Elements of a variable, open dimensions left out."""
+    return math.prod(int(dim) for dim in var.shape or () if isinstance(dim, int | np.integer))
 
 
 def _value(item: Any, values: Mapping[Any, NDArray[Any]]) -> Any:

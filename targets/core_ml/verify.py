@@ -18,10 +18,12 @@ from qcompiler.targets.core_ml.package import MODEL, read
 from qcompiler.targets.core_ml.toolkit import toolkit, version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from qcompiler.data import DataSource
 
     Arrays = dict[str, NDArray[Any]]
 
@@ -130,6 +132,10 @@ class PackageRunner(BatchRunner):
         self._plain = Session(job.graph, optimize=False)
         self._first: Arrays | None = None
         self.tally = Tally()
+
+    def stream(self, source: DataSource, batch: int = 32) -> Iterator[Arrays]:
+        """What the package computes of all samples, few at a time."""
+        yield from super().stream(source, min(batch, self._evaluator.together))
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
         """Evaluates the package on one set of inputs; compares it while there are samples to compare."""
