@@ -23,6 +23,7 @@ from qcompiler.targets.core_ml import (
     numpy_reductions,
     numpy_windows,
 )
+from qcompiler.targets.core_ml.half import to_half
 from qcompiler.targets.core_ml.toolkit import toolkit
 
 if TYPE_CHECKING:
@@ -213,8 +214,7 @@ def _typed(result: Any, var: Any) -> NDArray[Any]:
     dtype = np.dtype(toolkit().types.nptype_from_builtin(var.dtype))
     array = np.asarray(result)
     if dtype == np.float16:
-        with np.errstate(over="ignore"):
-            return array.astype(np.float16).astype(np.float32)
+        return to_half(array)
     return array if array.dtype == dtype else array.astype(dtype)
 
 
