@@ -357,5 +357,14 @@ def _zero(match: Match, operand: str) -> str | None:
     return f"{operand} ({value.name}) is not zero"
 
 
+@predicate("not-negative")
+def _not_negative(match: Match, operand: str) -> str | None:
+    """The operand is a constant without negative elements."""
+    value = _operand(match, operand)
+    if value is None or (value.data is not None and not np.any(value.data < 0)):
+        return None
+    return f"{operand} ({value.name}) is no constant without negative elements"
+
+
 def _either(accepted: list[Any]) -> str:
     return " or ".join(str(item) for item in accepted)
