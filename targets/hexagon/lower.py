@@ -1,9 +1,10 @@
-"""Lowering for the HTP: the graph with Q/DQ, of static shapes, in the form that becomes integer operators throughout."""
+"""Lowering for the HTP: the graph with Q/DQ for onnxruntime's provider, and the float graph with encodings for Qualcomm's converter."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qcompiler.artifact import write_json
 from qcompiler.dimensions import set_input_shapes
 from qcompiler.errors import TargetError
 from qcompiler.ir.onnx_export import save
@@ -11,16 +12,32 @@ from qcompiler.ir.plan import PLANNED
 from qcompiler.ir.shapes import infer_shapes
 from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets.hexagon.bounds import split_wide_bounds
+from qcompiler.targets.hexagon.converter import converter_input
+from qcompiler.targets.hexagon.encodings import encodings_table
 from qcompiler.targets.hexagon.guards import check, soc_of
+from qcompiler.targets.hexagon.htp import HtpLibrary
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qcompiler.artifact import Artifact
     from qcompiler.ir.graph import Graph
 
-MODEL = "model.onnx"
+MODEL, FLOAT_MODEL, ENCODINGS, CONTEXT = "model.onnx", "float.onnx", "encodings.json", "context.onnx"
+COMMANDS = "convert.sh"
+
+_CONVERT = """\
+# The route through Qualcomm's SDK (QAIRT): every tensor has its encoding, so that nothing is calibrated.
+# libQnnModelDlc.so and libQnnHtp.so lie in the SDK's lib/x86_64-linux-clang/.
+
+qairt-converter --input_network {float_model} --quantization_overrides {encodings} --output_path model.dlc
+qairt-quantizer --input_dlc model.dlc --output_dlc quantized.dlc --float_fallback
+qnn-context-binary-generator --backend libQnnHtp.so --model libQnnModelDlc.so --dlc_path quantized.dlc --binary_file model
+"""
 
 
 def lower(job: LowerJob) -> Lowered:
-    """Writes model.onnx.
+    """Writes model.onnx, float.onnx with encodings.json, the commands that convert these, and a context binary if asked for.
 
     Raises:
         TargetError: The HTP would refuse the model, or compute it otherwise than planned; nothing is written.
@@ -31,16 +48,42 @@ def lower(job: LowerJob) -> Lowered:
             "The pipeline has to end with insert_qdq: before that there is no finished plan to write a model from."
         )
     check(planned, job.plan, job.target)
-    graph = job.graph.copy()
+    graph, soc = job.graph.copy(), soc_of(job.target)
     batch = fix_batch(graph)
     split = split_wide_bounds(graph)
-    files = save(graph, job.artifact.path(MODEL))
+    files = _saved(graph, job.artifact, MODEL)
+    tensors = _write_converter_input(planned.copy(), job)
+    if job.options["context"] == "yes":
+        with HtpLibrary() as library:
+            library.prepare(files[0], soc, context=job.artifact.path(CONTEXT))
+    details = {
+        "soc_model": soc,
+        "batch_made_1": batch,
+        "bounds_of_their_own": split,
+        "encodings": job.options["encodings"],
+        "tensors_with_encodings": tensors,
+    }
+    step = f"onnxruntime with the QNN provider on {MODEL}, or {COMMANDS} for Qualcomm's converter"
+    return Lowered(MODEL, sum(path.stat().st_size for path in files), step, details=details)
+
+
+def _write_converter_input(planned: Graph, job: LowerJob) -> int:
+    """Writes what Qualcomm's converter takes; returns the number of encodings."""
+    fix_batch(planned)
+    made = converter_input(planned, job.plan)
+    _saved(made.graph, job.artifact, FLOAT_MODEL)
+    table = encodings_table(made.tensors, job.options["encodings"])
+    write_json(job.artifact.path(ENCODINGS), table)
+    job.artifact.write_text(COMMANDS, _CONVERT.format(float_model=FLOAT_MODEL, encodings=ENCODINGS))
+    return len(made.tensors)
+
+
+def _saved(graph: Graph, artifact: Artifact, name: str) -> list[Path]:
+    """Saves a graph in the artifact's folder; returns its files."""
+    files = save(graph, artifact.path(name))
     for extra in files[1:]:
-        job.artifact.path(extra.name)
-    size = sum(path.stat().st_size for path in files)
-    details = {"soc_model": soc_of(job.target), "batch_made_1": batch, "bounds_of_their_own": split}
-    step = f"onnxruntime with the provider QNNExecutionProvider, option soc_model={soc_of(job.target)}, on {MODEL}"
-    return Lowered(MODEL, size, step, details=details)
+        artifact.path(extra.name)
+    return files
 
 
 def fix_batch(graph: Graph) -> bool:
