@@ -58,9 +58,12 @@ def converter_input(planned: Graph, plan: Plan) -> ConverterInput:
 
 
 def _activations(graph: Graph, plan: Plan) -> Iterator[TensorEncoding]:
-    """An encoding for everything that is computed or given: as it is stored, or, of an input, as it is read in the most bits."""
+    """An encoding for everything that is computed or given: as it is stored, or, of an input, as it is read in the most bits.
+
+    What only operators in floats compute and read is a float.
+    """
     stored, wanted = plan.group_of_value(), _wanted(plan)
-    floats = {name for region in plan.regions if not region.quantized for name in region.nodes}
+    integers = {name for region in plan.regions if region.quantized for name in region.nodes}
     for value in graph.values:
         if value.is_constant or not _is_float(value):
             continue
@@ -69,7 +72,7 @@ def _activations(graph: Graph, plan: Plan) -> Iterator[TensorEncoding]:
         )
         if group is not None:
             yield TensorEncoding(value.name, group.encoding, is_parameter=False)
-        elif value.producer is not None and value.producer.name in floats:
+        elif not integers.intersection(node.name for node in (value.producer, *value.consumers) if node):
             yield TensorEncoding(value.name, None, is_parameter=False)
 
 
