@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from qcompiler.artifact import Artifact
     from qcompiler.ir.graph import Graph
+    from qcompiler.ir.plan import Plan
 
 MODEL, FLOAT_MODEL, ENCODINGS, CONTEXT = "model.onnx", "float.onnx", "encodings.json", "context.onnx"
 COMMANDS = "convert.sh"
@@ -60,11 +61,26 @@ def lower(job: LowerJob) -> Lowered:
         "soc_model": soc,
         "batch_made_1": batch,
         "bounds_of_their_own": split,
+        "activations": _widths(planned, job.plan),
         "encodings": job.options["encodings"],
         "tensors_with_encodings": tensors,
     }
     step = f"onnxruntime with the QNN provider on {MODEL}, or {COMMANDS} for Qualcomm's converter"
     return Lowered(MODEL, sum(path.stat().st_size for path in files), step, details=details)
+
+
+def _widths(planned: Graph, plan: Plan) -> dict[str, int]:
+    """How many activations are stored, how many of them in 16 bits, and how many are converted for some of their readers."""
+    stored = plan.group_of_value()
+    computed = {value.name for value in planned.values if not value.is_constant}
+    converted = {
+        (use.value, id(group))
+        for group in plan.groups
+        for use in group.uses
+        if use.value in computed and stored.get(use.value) is not group
+    }
+    wide = [name for name, group in stored.items() if group.encoding.format.bits == 16]
+    return {"stored": len(stored), "in_16_bits": len(wide), "conversions": len(converted)}
 
 
 def _write_converter_input(planned: Graph, job: LowerJob) -> int:

@@ -182,6 +182,9 @@ class HtpConsumer(Session):
     def _summary(self, details: Mapping[str, Any]) -> str:
         floats = len(details["float_operators"])
         kinds = f"{floats} of them in floats" if floats else "all of them in integers"
+        widths = self._job.lowered.details["activations"] if self._job.lowered is not None else {}
+        if widths.get("in_16_bits"):
+            kinds += f", {widths['in_16_bits']} of {widths['stored']} activations in 16 bits"
         return (
             f"every node runs on the HTP of {self._job.target.chosen_device}, as {details['operators']} operators, {kinds}; "
             f"{details['sqnr_db_against_onnxruntime']:.1f} dB against onnxruntime's arithmetic and the same largest output for "
