@@ -74,6 +74,7 @@ def target_page(target: Target) -> str:
         "",
         *_opening_comment(Path(target.file)),
         "",
+        *_options(target),
         "## Devices",
         "",
         *_devices(target),
@@ -110,6 +111,18 @@ def _details(spec: EncodingSpec) -> str:
     if spec.derived:
         found.append(f"scale of {' x '.join(spec.derived)}")
     return "; ".join(found)
+
+
+def _options(target: Target) -> Iterator[str]:
+    if target.option:
+        yield "## Options"
+        yield ""
+        rows = [
+            (f"`--target-option {name}`", " or ".join(option.accepted), option.meaning)
+            for name, option in target.option.items()
+        ]
+        yield from _table(("option", "accepted, the first by default", "meaning"), rows)
+        yield ""
 
 
 def _devices(target: Target) -> Iterator[str]:

@@ -321,6 +321,7 @@ class _Compilation:
                     self.options.max_flash,
                     self.options.io or next(iter(self.target.io_types), ""),
                     self.options.allow_cpu,
+                    self.options.chosen_options(self.target),
                 )
             )
             if lower is not None
@@ -528,6 +529,7 @@ class _Compilation:
             "metric": self.metric.name if self.metric is not None else "auto",
             **{name: getattr(self.options, name) for name in _LIMITS},
             "dimensions": dict(self.options.dimensions),
+            "target_options": self.options.chosen_options(self.target),
             "minimise": self.options.minimise,
             "pareto": self.options.pareto,
             "plan": "given" if self.plan is not None else None,

@@ -66,6 +66,7 @@ class LowerJob:
         max_flash: The most bytes of code and constants, if the user limits them.
         io: What inputs and outputs are to be, one of the target's `io_types`; empty where it has none.
         allow_cpu: Whether it is fine that the accelerator runs nothing.
+        options: The target's own options, all of them.
     """
 
     graph: Graph
@@ -77,6 +78,7 @@ class LowerJob:
     max_flash: int | None = None
     io: str = ""
     allow_cpu: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,32 @@ def _attribute(
     return None
 
 
+@predicate("attributes")
+def _attributes(match: Match, names: list[str], defaults: list[Any], accepted: list[list[Any]]) -> str | None:
+    """Several attributes together, defaults where they are left out, are one of `accepted`."""
+    node = match.anchor
+    given = [node.attributes.get(name, default) for name, default in zip(names, defaults, strict=True)]
+    shown = [item.decode() if isinstance(item, bytes) else item for item in given]
+    if shown in accepted:
+        return None
+    listed = " or ".join(" and ".join(map(str, items)) for items in accepted)
+    return f"{', '.join(names)} of {node.op} are {' and '.join(map(str, shown))}, not {listed}"
+
+
+@predicate("scales-as-sizes")
+def _scales_as_sizes(match: Match, operand: str, scales: str) -> str | None:
+    """The scales, if they are given, are the ratios of the result's sizes to the operand's."""
+    data, factors, made = _operand(match, operand), _operand(match, scales), match.root.output
+    if data is None or factors is None or factors.data is None or factors.data.size == 0:
+        return None
+    for before, after, factor in zip(data.shape or (), made.shape or (), factors.data, strict=True):
+        if isinstance(before, int) and not (
+            isinstance(after, int) and math.isclose(before * factor, after, rel_tol=1e-6)
+        ):
+            return f"the factor {factor:g} is not the ratio of the sizes, {before} to {after}"
+    return None
+
+
 @predicate("kernel-size")
 def _kernel_size(match: Match, maximum: int, operand: str = "w") -> str | None:
     """No spatial dimension of the filter exceeds `maximum`."""
@@ -355,6 +381,15 @@ def _zero(match: Match, operand: str) -> str | None:
     if value is None or (value.data is not None and not np.any(value.data)):
         return None
     return f"{operand} ({value.name}) is not zero"
+
+
+@predicate("not-negative")
+def _not_negative(match: Match, operand: str) -> str | None:
+    """The operand is a constant without negative elements."""
+    value = _operand(match, operand)
+    if value is None or (value.data is not None and not np.any(value.data < 0)):
+        return None
+    return f"{operand} ({value.name}) is no constant without negative elements"
 
 
 def _either(accepted: list[Any]) -> str:

@@ -224,6 +224,23 @@ class Device:
 
 
 @dataclass(frozen=True)
+class TargetOption:
+    """Something about the artifact that users may choose (`--target-option NAME=VALUE`) and that decides no precision.
+
+    Attributes:
+        accepted: What it may be; the first one is the default.
+        meaning: What it is about, one sentence.
+    """
+
+    accepted: tuple[str, ...]
+    meaning: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.accepted:
+            raise ValueError("accepted is empty; the first entry is the default")
+
+
+@dataclass(frozen=True)
 class QdqStyle:
     """How the plan is written as QuantizeLinear/DequantizeLinear for this target's consumer.
 
@@ -249,6 +266,7 @@ class Target:
         layout: "nchw" or "nhwc".
         io: Whether graph inputs and outputs stay "float" or take the graph's own "quantized" encodings.
         io_types: What inputs and outputs may be in the artifact, the first one by default; empty: there is nothing to choose.
+        option: What else users may choose about the artifact, by name.
         scale_bytes: Bytes that the artifact stores for a scale and its zero point; None: as ONNX does, a float32 and a code.
         scale_format: What the artifact stores scales in: "float32", or the format of what stays "float".
         encoding: Named encodings for the rows.
@@ -271,6 +289,7 @@ class Target:
     layout: Literal["nchw", "nhwc"] = "nchw"
     io: Literal["float", "quantized"] = "float"
     io_types: tuple[str, ...] = ()
+    option: Mapping[str, TargetOption] = field(default_factory=dict)
     scale_bytes: int | None = None
     scale_format: Literal["float32", "float"] = "float32"
     encoding: Mapping[str, EncodingSpec] = field(default_factory=dict)

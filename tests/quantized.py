@@ -167,7 +167,7 @@ def quantize(
     prepare: str = PREPARE,
     decide: str = DECIDE,
     write: str = WRITE,
-    prefer: str = "",
+    prefer: str | tuple[str, ...] = (),
 ) -> Quantized:
     """Compiles a graph (a copy of it) and checks that the result is a valid graph."""
     graph = graph.copy()
@@ -183,7 +183,10 @@ def quantize(
     later = Pipeline.parse(",".join(filter(None, (decide, write))), find_pass)
     if prefer:
         chosen = next(entry for entry in later if entry.name == "assign_precision")
-        later = later.replace("assign_precision", dataclasses.replace(chosen, prefer=(prefer,)))
+        later = later.replace(
+            "assign_precision",
+            dataclasses.replace(chosen, prefer=(prefer,) if isinstance(prefer, str) else prefer),
+        )
     records += later.run(graph, context)
     graph.verify()
     batch = next(iter(source.batches(min(source.count, 16))))

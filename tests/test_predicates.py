@@ -32,6 +32,10 @@ TEXTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "per row": ("MatMul(x, w) -> Add(_, b)?", "(float[7,12] x) => (float y) { m = MatMul(x, w) y = Add(m, b) }", {"w": normal(12, 5), "b": normal(7, 1)}),
     "products": ("MatMul(a, b)", "(float[2,4,3] a, float[2,3,5] b) => (float y) { y = MatMul(a, b) }", {}),
     "stacks": ("MatMul(a, b)", "(float[2,4,3] a, float[3,5] b) => (float y) { y = MatMul(a, b) }", {}),
+    "resize": ("Resize(x, roi?, scales?)", "(float[2,4,3,5] x) => (float y) { y = Resize<mode=\"linear\">(x, , k) }", {"k": np.float32([1, 1, 2, 1.2])}),
+    "resize between": ("Resize(x, roi?, scales?)", "(float[2,4,3,5] x) => (float y) { y = Resize(x, , k) }", {"k": np.float32([1, 1, 1.5, 1])}),
+    "gather": ("Gather(x, i)", "(float[4,12] x) => (float y) { y = Gather(x, i) }", {"i": np.array([0, 3])}),
+    "gather from the end": ("Gather(x, i)", "(float[4,12] x) => (float y) { y = Gather(x, i) }", {"i": np.array([0, -1])}),
     "softmax": ("Softmax(x)", "(float[batch,12,3] x) => (float y) { y = Softmax<axis=1>(x) }", {}),
     "softmax last": ("Softmax(x)", "(float[batch,12,3] x) => (float y) { y = Softmax<axis=2>(x) }", {}),
 }  # fmt: skip
@@ -50,6 +54,10 @@ def match(case: str) -> Match:
     return found
 
 
+MODES: dict[str, Any] = {
+    "names": ["mode", "nearest_mode"], "defaults": ["nearest", "round_prefer_floor"],
+    "accepted": [["nearest", "floor"], ["linear", "round_prefer_floor"]],
+}  # fmt: skip
 HOLDS: list[tuple[str, dict[str, Any]]] = [
     ("plain", {"check": "constant", "operand": "w"}),
     ("residual", {"check": "constant", "operand": "b"}),
@@ -91,6 +99,9 @@ HOLDS: list[tuple[str, dict[str, Any]]] = [
     ("depthwise", {"check": "depthwise-multiplier", "maximum": 1}),
     ("biased", {"check": "per-output-channel", "operand": "b"}),
     ("products", {"check": "same-leading", "operands": ["a", "b"]}),
+    ("gather", {"check": "not-negative", "operand": "i"}),
+    ("resize", {"check": "scales-as-sizes", "operand": "x", "scales": "scales"}),
+    ("resize", {"check": "attributes", **MODES}),
 ]  # fmt: skip
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -128,6 +139,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("doubled", {"check": "depthwise-multiplier", "maximum": 1}, "every input channel has 2 filters"),
     ("per row", {"check": "per-output-channel", "operand": "b"}, "b (b) is no constant with one number per output channel"),
     ("stacks", {"check": "same-leading", "operands": ["a", "b"]}, "stacks of matrices differ: a [2,4,3], b [3,5]"),
+    ("gather from the end", {"check": "not-negative", "operand": "i"}, "i (i) is no constant without negative elements"),
+    ("resize between", {"check": "scales-as-sizes", "operand": "x", "scales": "scales"}, "the factor 1.5 is not the ratio of the sizes, 3 to 4"),
+    ("resize between", {"check": "attributes", **MODES}, "mode, nearest_mode of Resize are nearest and round_prefer_floor, not nearest and floor or linear and round_prefer_floor"),
 ]  # fmt: skip
 
 

@@ -76,6 +76,14 @@ def compile_command(
             "--io", metavar="TYPE", help="What inputs and outputs are, for targets that offer several types."
         ),
     ] = None,
+    target_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target-option",
+            metavar="NAME=VALUE",
+            help="An option of the target's own, see `qcompiler targets NAME`. Repeatable.",
+        ),
+    ] = None,
     allow_cpu: Annotated[
         bool | None,
         typer.Option(
@@ -146,7 +154,7 @@ def compile_command(
         {
             "model": model, "target": target, "calibration": calibration, "evaluation": evaluation, "output": output,
             "metric": metric, "max_drop": max_drop, "weight_bits": weight_bits, "max_size": max_size,
-            "max_latency": max_latency, "max_ram": max_ram, "max_flash": max_flash, "io": io, "allow_cpu": allow_cpu, "minimise": minimise, "pareto": pareto, "plan": plan, "statistics": statistics, "method": method,
+            "max_latency": max_latency, "max_ram": max_ram, "max_flash": max_flash, "io": io, "target_option": tuple(target_option or ()), "allow_cpu": allow_cpu, "minimise": minimise, "pareto": pareto, "plan": plan, "statistics": statistics, "method": method,
             "extra": tuple(extra or ()), "pipeline": pipeline, "option": tuple(option or ()), "dimension": tuple(dimension or ()), "float_format": float_format,
             "dump": dump, "verify_each": verify_each, "force": force,
         },

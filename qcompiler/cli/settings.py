@@ -48,6 +48,7 @@ class Settings:
     max_ram: int | None = _key("max-ram")
     max_flash: int | None = _key("max-flash")
     io: str | None = None
+    target_option: tuple[str, ...] = _key("target-option", ())
     allow_cpu: bool | None = _key("allow-cpu")
     minimise: str | None = None
     pareto: bool | None = None
@@ -94,6 +95,10 @@ class Settings:
         Raises:
             OptionError: An --option is malformed, or the range method unknown.
         """
+        from qcompiler.options import (
+            read_target_options,  # it knows all passes, which takes a moment to import
+        )
+
         named = {
             "metric": self.metric,
             "max_drop": self.max_drop,
@@ -103,6 +108,7 @@ class Settings:
             "max_ram": self.max_ram,
             "max_flash": self.max_flash,
             "io": self.io,
+            "target_options": read_target_options(self.target_option),
             "allow_cpu": self.allow_cpu,
             "minimise": self.minimise,
             "pareto": self.pareto,

@@ -18,7 +18,7 @@ from qcompiler.integer import (  # noqa: F401 - they register what they encode
     encode_resizing,
 )
 from qcompiler.integer.encoder import RULES, Encoder, Tile
-from qcompiler.ir.plan import PLANNED
+from qcompiler.ir.plan import planned_graph
 from qcompiler.ir.shapes import infer_shapes
 from qcompiler.layout import LAYOUT, Layout
 from qcompiler.target import Kernel
@@ -45,12 +45,7 @@ def encode_planned(graph: Graph, plan: Plan, target: Target, *, floats: bool = F
     Raises:
         TargetError: The pipeline has not written the plan into the graph.
     """
-    planned = graph.facts.get(PLANNED)
-    if planned is None:
-        raise TargetError(
-            f"The pipeline has to end with insert_qdq: before that there is no finished plan that {target.label} could be given."
-        )
-    return encode(planned, plan, target, floats=floats)
+    return encode(planned_graph(graph), plan, target, floats=floats)
 
 
 def encode(graph: Graph, plan: Plan, target: Target, *, floats: bool = False) -> Program:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from qcompiler.errors import PlanError
+from qcompiler.errors import PlanError, TargetError
 from qcompiler.ir.encoding import Encoding
 from qcompiler.ir.facts import Fact
 from qcompiler.ir.graph import Graph
@@ -213,3 +213,20 @@ PLAN = Fact[Plan]("plan", "every region has a kernel row and every group an enco
 PLANNED = Fact[Graph](
     "planned", "the graph that the plan speaks of, as it was before Q/DQ was written into it"
 )
+
+
+def planned_graph(graph: Graph) -> Graph:
+    """The graph that the plan of a reference graph speaks of, without Q/DQ.
+
+    Args:
+        graph: The reference graph.
+
+    Raises:
+        TargetError: The pipeline has not written the plan into the graph.
+    """
+    planned = graph.facts.get(PLANNED)
+    if planned is None:
+        raise TargetError(
+            "The pipeline has to end with insert_qdq: before that there is no finished plan to write an artifact from."
+        )
+    return planned

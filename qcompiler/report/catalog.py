@@ -147,6 +147,10 @@ def target_page(target: Target) -> RenderableType:
         ("Prepares with", Text(", ".join(target.prepare) or "nothing")),
         ("Sources", Text(target.source or "–")),
     ]
+    about += [
+        (f"--target-option {name}", Text(f"{' or '.join(option.accepted)}. {option.meaning}"))
+        for name, option in target.option.items()
+    ]
     parts: list[RenderableType] = [head, Padding(fields(about), (0, 2))]
     if target.device:
         parts += ["", Text("Devices", style="bold"), Padding(_devices(target), (0, 2))]
