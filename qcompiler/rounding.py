@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcompiler.codebooks import codebook
 from qcompiler.ir.encoding import MIN_SCALE
 
 if TYPE_CHECKING:
@@ -43,12 +44,23 @@ class Grid:
         zero: Zero points, likewise.
         least: Lowest code.
         most: Highest code.
+        table: Entries in increasing order, where codes look numbers up: then these are the points, in units of the scale, wherever
+            codes are spoken of.
     """
 
     scale: NDArray[np.float64]
     zero: NDArray[np.float64]
     least: int
     most: int
+    table: NDArray[np.float64] | None = None
+
+    def snap(
+        self, units: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The nearest points to numbers in units of the scale, between the lowest and the highest code of each."""
+        if self.table is None:
+            return np.clip(np.rint(units), low, high)
+        return self.table[np.searchsorted((self.table[1:] + self.table[:-1]) / 2, units)]
 
     @property
     def ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -57,7 +69,7 @@ class Grid:
 
     def nearest(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """The codes of the nearest points."""
-        return np.clip(np.rint(x / self.scale), *self.ends)
+        return self.snap(x / self.scale, *self.ends)
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,58 @@ def round_codes(
             np.where(better, new, old) for new, old in ((error, least), (tried, codes), (found, scale))
         )
     return codes, scale
+
+
+def round_to_table(
+    problem: Quadratic, grid: Grid, *, sweeps: int, fixed: bool = False
+) -> tuple[NDArray[np.float64], Grid]:
+    """The entries, the scales and what is looked up for each weight that minimise the objective, found in turn.
+
+    They begin with k-means of the weights wanted, each counting as the power of its input.
+
+    Args:
+        problem: The objective.
+        grid: A grid with a table to start from; one scale for all stays what it is.
+        sweeps: How often descent goes through all weights between two updates, and how often there are updates.
+        fixed: Whether entries and scales have to stay.
+
+    Returns:
+        Entries [groups, outputs, inputs], and the grid that they are points of, in single precision unless it had to stay.
+    """
+    if fixed or grid.table is None:
+        return _codes_at(problem, grid, sweeps), grid
+    power = np.einsum("gkk->gk", problem.gram)[:, None, :] * grid.scale**2
+    units = problem.wanted / grid.scale
+    entries = codebook(units, len(grid.table), np.broadcast_to(power, units.shape)).astype(np.float64)
+    best = grid, _codes_at(problem, grid, sweeps)
+    trial = dataclasses.replace(grid, table=entries)
+    for _ in range(sweeps + 1):
+        points = _codes_at(problem, trial, 1)
+        if _total(problem, points, trial) < _total(problem, best[1], best[0]):
+            best = trial, points
+        trial = _moved(problem, trial, points)
+    return best[1], best[0]
+
+
+def _total(problem: Quadratic, points: NDArray[np.float64], grid: Grid) -> float:
+    return float(problem.error(points * grid.scale).sum())
+
+
+def _moved(problem: Quadratic, grid: Grid, points: NDArray[np.float64]) -> Grid:
+    """The grid with its scales, where there are several, and then each entry in turn, where the objective is least."""
+    assert grid.table is not None
+    scale = grid.scale if grid.scale.size == 1 else _best_scale(problem, points, grid.scale)
+    scale = np.maximum(scale, MIN_SCALE).astype(np.float32).astype(np.float64)
+    table, residual = grid.table.copy(), (problem.wanted - points * scale) @ problem.gram
+    for index, entry in enumerate(grid.table):
+        taken = (points == entry) * scale
+        product = taken @ problem.gram
+        power = float((product * taken).sum())
+        if power > _TINY:
+            change = float((residual * taken).sum()) / power
+            table[index] += change
+            residual -= change * product
+    return dataclasses.replace(grid, scale=scale, table=np.sort(table).astype(np.float32).astype(np.float64))
 
 
 def _scale_from(
@@ -225,7 +289,7 @@ def fed_forward(problem: Quadratic, grid: Grid) -> NDArray[np.float64]:
         stop = min(start + _BLOCK, shape[2])
         errors = np.empty((stop - start, *shape[:2]))
         for k in range(start, stop):
-            q[k] = np.clip(np.rint(u[k] / scale[k]), low[k], high[k])
+            q[k] = grid.snap(u[k] / scale[k], low[k], high[k])
             errors[k - start] = u[k] - q[k] * scale[k]
             if k + 1 < stop:
                 u[k + 1 : stop] -= spread[k, k + 1 : stop, :, None] * errors[k - start]
@@ -256,7 +320,7 @@ def descend(
             stop = min(start + _BLOCK, shape[2])
             local, changes = residual[start:stop].copy(), np.zeros((stop - start, *shape[:2]))
             for k in range(start, stop):
-                new = np.clip(np.rint(q[k] + local[k - start] / step[k]), low[k], high[k])
+                new = grid.snap(q[k] + local[k - start] / step[k], low[k], high[k])
                 delta = (new - q[k]) * scale[k]
                 if delta.any():
                     q[k] = new
