@@ -15,8 +15,9 @@ from qcompiler.moments import Moments
 from qcompiler.passes._group_encodings import LARGEST_BIAS, product_encoding
 from qcompiler.passes._joint_ranges import search_range
 from qcompiler.passes._quantized_twin import QuantizedTwin, set_layer
-from qcompiler.rounding import Grid, Quadratic, damped, retargeted, round_codes, round_to_table
+from qcompiler.rounding import Grid, Quadratic, damped, retargeted, round_codes
 from qcompiler.stepping import Stepper
+from qcompiler.table_rounding import round_to_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qcompiler.codebooks import codebook
 from qcompiler.ir.encoding import MIN_SCALE
 
 if TYPE_CHECKING:
@@ -139,71 +138,19 @@ def round_codes(
         Codes [groups, outputs, inputs] less their zero points, and scales of the grid's shape, single precision unless they
         are the grid's. The same problem with these scales fixed gives the same codes.
     """
-    codes = _codes_at(problem, grid, sweeps)
+    codes = codes_at(problem, grid, sweeps)
     if fixed or grid.scale.shape[2] != 1:
         return codes, grid.scale
     scale, least = grid.scale, _error(problem, codes, grid.scale)
     for start in _starts(problem, grid):
         found = _scale_from(problem, grid, start, sweeps)
-        tried = _codes_at(problem, dataclasses.replace(grid, scale=found), sweeps)
+        tried = codes_at(problem, dataclasses.replace(grid, scale=found), sweeps)
         error = _error(problem, tried, found)
         better = error < least
         least, codes, scale = (
             np.where(better, new, old) for new, old in ((error, least), (tried, codes), (found, scale))
         )
     return codes, scale
-
-
-def round_to_table(
-    problem: Quadratic, grid: Grid, *, sweeps: int, fixed: bool = False
-) -> tuple[NDArray[np.float64], Grid]:
-    """The entries, the scales and what is looked up for each weight that minimise the objective, found in turn.
-
-    They begin with k-means of the weights wanted, each counting as the power of its input.
-
-    Args:
-        problem: The objective.
-        grid: A grid with a table to start from; one scale for all stays what it is.
-        sweeps: How often descent goes through all weights between two updates, and how often there are updates.
-        fixed: Whether entries and scales have to stay.
-
-    Returns:
-        Entries [groups, outputs, inputs], and the grid that they are points of, in single precision unless it had to stay.
-    """
-    if fixed or grid.table is None:
-        return _codes_at(problem, grid, sweeps), grid
-    power = np.einsum("gkk->gk", problem.gram)[:, None, :] * grid.scale**2
-    units = problem.wanted / grid.scale
-    entries = codebook(units, len(grid.table), np.broadcast_to(power, units.shape)).astype(np.float64)
-    best = grid, _codes_at(problem, grid, sweeps)
-    trial = dataclasses.replace(grid, table=entries)
-    for _ in range(sweeps + 1):
-        points = _codes_at(problem, trial, 1)
-        if _total(problem, points, trial) < _total(problem, best[1], best[0]):
-            best = trial, points
-        trial = _moved(problem, trial, points)
-    return best[1], best[0]
-
-
-def _total(problem: Quadratic, points: NDArray[np.float64], grid: Grid) -> float:
-    return float(problem.error(points * grid.scale).sum())
-
-
-def _moved(problem: Quadratic, grid: Grid, points: NDArray[np.float64]) -> Grid:
-    """The grid with its scales, where there are several, and then each entry in turn, where the objective is least."""
-    assert grid.table is not None
-    scale = grid.scale if grid.scale.size == 1 else _best_scale(problem, points, grid.scale)
-    scale = np.maximum(scale, MIN_SCALE).astype(np.float32).astype(np.float64)
-    table, residual = grid.table.copy(), (problem.wanted - points * scale) @ problem.gram
-    for index, entry in enumerate(grid.table):
-        taken = (points == entry) * scale
-        product = taken @ problem.gram
-        power = float((product * taken).sum())
-        if power > _TINY:
-            change = float((residual * taken).sum()) / power
-            table[index] += change
-            residual -= change * product
-    return dataclasses.replace(grid, scale=scale, table=np.sort(table).astype(np.float32).astype(np.float64))
 
 
 def _scale_from(
@@ -214,11 +161,11 @@ def _scale_from(
     codes = fed_forward(problem, trial)
     for _ in range(sweeps):
         codes = descend(problem, trial, codes, sweeps=1)
-        trial = dataclasses.replace(trial, scale=_best_scale(problem, codes, trial.scale))
+        trial = dataclasses.replace(trial, scale=best_scale(problem, codes, trial.scale))
     return np.maximum(trial.scale, MIN_SCALE).astype(np.float32).astype(np.float64)
 
 
-def _codes_at(problem: Quadratic, grid: Grid, sweeps: int) -> NDArray[np.float64]:
+def codes_at(problem: Quadratic, grid: Grid, sweeps: int) -> NDArray[np.float64]:
     """The codes for given scales, which depend on nothing else: a plan that states the scales brings them back."""
     nearest = grid.nearest(problem.wanted)
     codes = descend(problem, grid, fed_forward(problem, grid), sweeps=sweeps)
@@ -260,7 +207,7 @@ def _starts(problem: Quadratic, grid: Grid) -> list[NDArray[np.float64]]:
     return [best * factor for factor in (_BESIDE if grid.most - grid.least < _FEW_CODES else (1.0,))]
 
 
-def _best_scale(
+def best_scale(
     problem: Quadratic, codes: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The closed form of the scale for given codes; scales of nothing but zero codes stay."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from qcompiler.codebooks import codebook
 from qcompiler.moments import Moments
-from qcompiler.rounding import Grid, Quadratic, damped, descend, retargeted, round_codes, round_to_table
+from qcompiler.rounding import Grid, Quadratic, damped, descend, retargeted, round_codes
+from qcompiler.table_rounding import round_to_table
 
 Floats = NDArray[np.float64]
 SCALES = ("per-channel", "per-tensor", "full")
