@@ -25,6 +25,8 @@ _TURNED = {"uint8": (128, "int8"), "int8": (-128, "uint8")}
 """The zero point with which a type of codes is the other one with 0."""
 _BLOCKS_FROM = 9
 """The specification version (iOS 18) that stores 4 bits and scales per block."""
+_SCALED_TABLES_FROM = 10
+"""The specification version (iOS 26) with which scales behind tables are right, as coremltools says in its passes."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,11 @@ class LookedUpConstant:
         """
         scaled = bool((self.scale != 1).any())
         table, bits = self.table.astype(dtype), len(self.table).bit_length() - 1
+        if scaled and author.specification < _SCALED_TABLES_FROM:
+            raise Unsupported("tables with scales are stored from iOS 26 and macOS 26 on")
         if author.specification < _BLOCKS_FROM:
-            if scaled or bits == 3:
-                raise Unsupported("tables of 3 bits, and with scales, are stored from iOS 18 and macOS 15 on")
+            if bits == 3:
+                raise Unsupported("tables of 3 bits are stored from iOS 18 and macOS 15 on")
             shape = np.array(self.codes.shape, np.uint32)
             return author.builder.constexpr_lut_to_dense(
                 indices=_packed(self.codes, bits), lut=table, shape=shape, name=name
