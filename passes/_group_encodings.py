@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.assignment import use_value
+from qcompiler.codebooks import codebook, scaled_codebook
 from qcompiler.errors import ModelError
 from qcompiler.groups import Group
 from qcompiler.ir.encoding import MIN_SCALE, Encoding, block_range, channel_range
@@ -120,6 +121,8 @@ class GroupEncoder:
 
     def _weight(self, group: Group, constants: list[Value]) -> tuple[Encoding, str]:
         spec = group.spec
+        if spec.numeric.kind == "table":
+            return self._table(group, constants), "weights, k-means"
         lows, highs = zip(*(self._weight_ends(value, group) for value in constants), strict=True)
         low, high = np.minimum.reduce(lows), np.maximum.reduce(highs)
         how = "min-max" if self.weight_range == "min-max" or spec.block is not None else "least squared error"
@@ -133,6 +136,17 @@ class GroupEncoder:
             block=spec.block,
         )
         return self._holding_biases(encoding, group, np.maximum(-low, high) > 0), f"weights, {how}"
+
+    def _table(self, group: Group, constants: list[Value]) -> Encoding:
+        """A table for weights, per tensor; with a scale per channel where the row asks for that."""
+        spec, parts = group.spec, [np.asarray(value.data, np.float32) for value in constants]
+        if group.axis is None:
+            entries = codebook(np.concatenate([part.reshape(-1) for part in parts]), spec.numeric.levels)
+            return Encoding(spec.numeric, table=entries)
+        axis = group.axis
+        rows = [np.moveaxis(part, axis, 0).reshape(part.shape[axis], -1) for part in parts]
+        scale, entries = scaled_codebook(np.concatenate(rows, axis=1), spec.numeric.levels)
+        return Encoding(spec.numeric, scale, None, axis, table=entries)
 
     def _holding_biases(self, encoding: Encoding, group: Group, used: NDArray[np.bool_]) -> Encoding:
         """The encoding with scales so large that biases fit int32, where their scales are multiples of these.

@@ -17,6 +17,7 @@ from qcompiler.passes._joint_ranges import search_range
 from qcompiler.passes._quantized_twin import QuantizedTwin, set_layer
 from qcompiler.rounding import Grid, Quadratic, damped, retargeted, round_codes
 from qcompiler.stepping import Stepper
+from qcompiler.table_rounding import round_to_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +82,9 @@ def _unfit(group: PlannedGroup, layer: Layer | None, imported: Mapping[str, Enco
     encoding = group.encoding
     if layer is None:
         return "this form of operator has no rounding"
-    if not encoding.format.is_integer or encoding.scale is None:
+    if encoding.table is not None and encoding.table.ndim > 1:
+        return "their channels have tables of their own"
+    if encoding.table is None and (not encoding.format.is_integer or encoding.scale is None):
         return f"{encoding.format.name} has no integer codes"
     if encoding.format.bits > bits:
         return f"{encoding.format.bits} bits are enough"
@@ -262,10 +265,10 @@ class Refinement:
         fine = group.encoding.format.bits >= _FINE_BITS
         sweeps = 1 if fine else self.settings.sweeps
         for fixed in (self.settings.fixed or fine or group.encoding.block is not None, True):
-            codes, scale = round_codes(problem, grid, sweeps=sweeps, fixed=fixed)
-            real = layer.tensor(codes * scale, _data(node, 1))
+            codes, found = _rounded(problem, grid, sweeps, fixed=fixed)
+            real = layer.tensor(codes * found.scale, _data(node, 1))
             bias = self._corrected(layer, layer.matrix(real) - weights, moments) if free else None
-            encoding = _with_scale(group.encoding, scale)
+            encoding = _with_grid(group.encoding, found)
             if fixed or self._bias_fits(node.name, bias, encoding):
                 break
         self.encodings[group.name] = encoding
@@ -373,8 +376,22 @@ def _batch(graph: Graph, source: DataSource) -> int:
     return int(np.clip(_BATCH_BYTES // (4 * max(sizes)), 1, min(64, source.count)))
 
 
+def _rounded(problem: Quadratic, grid: Grid, sweeps: int, *, fixed: bool) -> tuple[NDArray[np.float64], Grid]:
+    """Codes, or entries of a table, and the grid that they are points of."""
+    if grid.table is not None:
+        return round_to_table(problem, grid, sweeps=sweeps, fixed=fixed)
+    codes, scale = round_codes(problem, grid, sweeps=sweeps, fixed=fixed)
+    return codes, dataclasses.replace(grid, scale=scale)
+
+
 def grid_of(encoding: Encoding, layer: Layer) -> Grid:
     """The grid of an encoding in the layer's matrix form."""
+    if encoding.table is not None:
+        one = np.ones((1, 1, 1))
+        scale = one if encoding.scale is None else encoding.scale.astype(np.float64)
+        shape = one.shape if encoding.axis is None else (layer.groups, layer.outputs, 1)
+        entries = np.sort(encoding.table).astype(np.float64)
+        return Grid(scale.reshape(shape), 0 * one, 0, encoding.format.levels - 1, entries)
     assert encoding.scale is not None
     assert encoding.zero_point is not None
     least, most = encoding.least_code, int(encoding.format.maximum)
@@ -387,8 +404,9 @@ def grid_of(encoding: Encoding, layer: Layer) -> Grid:
     return Grid(layer.matrix(scale.take(where, axis)), layer.matrix(zero.take(where, axis)), least, most)
 
 
-def _with_scale(encoding: Encoding, scale: NDArray[np.float64]) -> Encoding:
+def _with_grid(encoding: Encoding, grid: Grid) -> Encoding:
     if encoding.block is not None:
         return encoding
-    assert encoding.scale is not None
-    return dataclasses.replace(encoding, scale=scale.reshape(encoding.scale.shape).astype(np.float32))
+    scale = None if encoding.scale is None else grid.scale.reshape(encoding.scale.shape).astype(np.float32)
+    table = None if grid.table is None else grid.table.astype(np.float32)
+    return dataclasses.replace(encoding, scale=scale, table=table)

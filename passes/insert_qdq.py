@@ -10,6 +10,7 @@ import numpy as np
 from qcompiler import ops
 from qcompiler.errors import PlanError
 from qcompiler.ir.facts import QDQ
+from qcompiler.ir.functions import DOMAIN, LOOKUP
 from qcompiler.ir.node import Use, Value
 from qcompiler.ir.plan import PLAN, PLANNED, Plan, PlannedGroup
 from qcompiler.pass_manager import Effect, Pass, PassContext, PassResult
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class InsertQdq(Pass):
     """Writes the plan into the graph; the result runs in any ONNX runtime with the plan's numerics.
 
-    Constants become codes with a DequantizeLinear; a value stored in an encoding gets one QuantizeLinear and
+    Constants become codes with a DequantizeLinear, or with a look-up in a table of theirs; a value stored in an encoding gets one QuantizeLinear and
     DequantizeLinear behind its definition; a use that wants another encoding than its value has, a pair of its own (one
     per value and encoding).
 
@@ -166,7 +167,11 @@ class _Writer:
             assert value.data is not None
             codes = group.encoding.quantize(np.asarray(value.data))
             stored = self.graph.add_constant(f"{value.name}.codes", codes)
-            result = self._dequantize(stored, value, group.encoding, mine[0].node, centred=centred)
+            near = mine[0].node
+            if group.encoding.table is not None:
+                result = self._look_up(stored, value, group.encoding, near)
+            else:
+                result = self._dequantize(stored, value, group.encoding, near, centred=centred)
             self._read(_RoundTrip(None, result), group, mine)
             self.result.count("encoded constants")
 
@@ -250,6 +255,26 @@ class _Writer:
             name=f"{value.name}.quantize", origin=[near] if near else [value.name], near=near,
         )  # fmt: skip
         return _RoundTrip(first or quantize, self._dequantize(codes, value, encoding, near, centred=centred))
+
+    def _look_up(self, codes: Value, value: Value, encoding: Encoding, near: Node) -> Value:
+        """A constant from the entries of a table."""
+        scale = np.ones((), np.float32)
+        if encoding.scale is not None:
+            others = tuple(axis for axis in range(value.rank or 0) if axis != encoding.axis)
+            scale = np.expand_dims(encoding.scale, others)
+        table = self.graph.add_constant(f"{value.name}.table", np.array(encoding.table))
+        factor = self.graph.add_constant(f"{value.name}.scale", scale)
+        output = self.graph.add_value(f"{value.name}.decoded", np.float32, value.shape)
+        self.graph.add_node(
+            LOOKUP,
+            [codes, table, factor],
+            [output],
+            domain=DOMAIN,
+            name=f"{value.name}.decode",
+            origin=[near],
+            near=near,
+        )
+        return output
 
     def _dequantize(
         self, codes: Value, value: Value, encoding: Encoding, near: Node | None, *, centred: bool

@@ -49,7 +49,10 @@ class RoundScales(Pass):
 
 
 def _rounded(encoding: Encoding, stored: Format) -> Encoding:
-    scale = encoding.scale
-    if scale is None or scale_loss(scale, stored):
-        return encoding
-    return dataclasses.replace(encoding, scale=rounded_scale(scale, stored).astype(np.float32))
+    """The encoding with scales, and entries of a table, that the format has."""
+    scale, table = encoding.scale, encoding.table
+    if scale is not None and not scale_loss(scale, stored):
+        scale = rounded_scale(scale, stored).astype(np.float32)
+    if table is not None and np.abs(table).max() <= stored.maximum:
+        table = table.astype(stored.dtype).astype(np.float32)
+    return dataclasses.replace(encoding, scale=scale, table=table)

@@ -43,7 +43,7 @@ def in_bytes(bits: int) -> int:
 
 
 def parameter_bits(form: Form, scale_bytes: int | None = None) -> int:
-    """The bits that scales and zero points of a form take, and what is subtracted where the bias keeps the offset.
+    """The bits that scales, zero points and tables of a form take, and what is subtracted where the bias keeps the offset.
 
     In ONNX, zero points are stored even where they are all zero: they say what type the codes have.
 
@@ -58,6 +58,9 @@ def parameter_bits(form: Form, scale_bytes: int | None = None) -> int:
         if form.spec.block is not None:
             count = elements(form.value) // form.spec.block
     offset = 2 * _SCALE_BITS if form.spec.offset == "bias" else 0
+    if form.spec.numeric.kind == "table":
+        width = _SCALE_BITS if scale_bytes is None else 8 * scale_bytes
+        return (form.spec.numeric.levels + (0 if form.axis is None else count)) * width
     if scale_bytes is not None:
         return count * 8 * scale_bytes + offset
     return count * _SCALE_BITS + in_bytes(count * _carrier_bits(form.spec)) + offset

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.ir.functions import DOMAIN
+from qcompiler.ir.functions import DOMAIN, LOOKUP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -196,6 +196,7 @@ def _table() -> dict[str, OpInfo]:
         OpInfo("LRN", "normalization"),
         OpInfo("QuantizeLinear", "other", ("data", "parameter", "parameter")),
         OpInfo("DequantizeLinear", "other", ("data", "parameter", "parameter")),
+        OpInfo(LOOKUP, "other", ("data", "parameter", "parameter")),
         OpInfo("Shape", "other", ("shape",)),
         OpInfo("ConstantOfShape", "other", ("shape",)),
         OpInfo("Range", "other", ("shape",)),

@@ -43,12 +43,23 @@ class Grid:
         zero: Zero points, likewise.
         least: Lowest code.
         most: Highest code.
+        table: Entries in increasing order, where codes look numbers up: then these are the points, in units of the scale, wherever
+            codes are spoken of.
     """
 
     scale: NDArray[np.float64]
     zero: NDArray[np.float64]
     least: int
     most: int
+    table: NDArray[np.float64] | None = None
+
+    def snap(
+        self, units: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The nearest points to numbers in units of the scale, between the lowest and the highest code of each."""
+        if self.table is None:
+            return np.clip(np.rint(units), low, high)
+        return self.table[np.searchsorted((self.table[1:] + self.table[:-1]) / 2, units)]
 
     @property
     def ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -57,7 +68,7 @@ class Grid:
 
     def nearest(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """The codes of the nearest points."""
-        return np.clip(np.rint(x / self.scale), *self.ends)
+        return self.snap(x / self.scale, *self.ends)
 
 
 @dataclass(frozen=True)
@@ -127,13 +138,13 @@ def round_codes(
         Codes [groups, outputs, inputs] less their zero points, and scales of the grid's shape, single precision unless they
         are the grid's. The same problem with these scales fixed gives the same codes.
     """
-    codes = _codes_at(problem, grid, sweeps)
+    codes = codes_at(problem, grid, sweeps)
     if fixed or grid.scale.shape[2] != 1:
         return codes, grid.scale
     scale, least = grid.scale, _error(problem, codes, grid.scale)
     for start in _starts(problem, grid):
         found = _scale_from(problem, grid, start, sweeps)
-        tried = _codes_at(problem, dataclasses.replace(grid, scale=found), sweeps)
+        tried = codes_at(problem, dataclasses.replace(grid, scale=found), sweeps)
         error = _error(problem, tried, found)
         better = error < least
         least, codes, scale = (
@@ -150,11 +161,11 @@ def _scale_from(
     codes = fed_forward(problem, trial)
     for _ in range(sweeps):
         codes = descend(problem, trial, codes, sweeps=1)
-        trial = dataclasses.replace(trial, scale=_best_scale(problem, codes, trial.scale))
+        trial = dataclasses.replace(trial, scale=best_scale(problem, codes, trial.scale))
     return np.maximum(trial.scale, MIN_SCALE).astype(np.float32).astype(np.float64)
 
 
-def _codes_at(problem: Quadratic, grid: Grid, sweeps: int) -> NDArray[np.float64]:
+def codes_at(problem: Quadratic, grid: Grid, sweeps: int) -> NDArray[np.float64]:
     """The codes for given scales, which depend on nothing else: a plan that states the scales brings them back."""
     nearest = grid.nearest(problem.wanted)
     codes = descend(problem, grid, fed_forward(problem, grid), sweeps=sweeps)
@@ -196,7 +207,7 @@ def _starts(problem: Quadratic, grid: Grid) -> list[NDArray[np.float64]]:
     return [best * factor for factor in (_BESIDE if grid.most - grid.least < _FEW_CODES else (1.0,))]
 
 
-def _best_scale(
+def best_scale(
     problem: Quadratic, codes: NDArray[np.float64], scale: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The closed form of the scale for given codes; scales of nothing but zero codes stay."""
@@ -225,7 +236,7 @@ def fed_forward(problem: Quadratic, grid: Grid) -> NDArray[np.float64]:
         stop = min(start + _BLOCK, shape[2])
         errors = np.empty((stop - start, *shape[:2]))
         for k in range(start, stop):
-            q[k] = np.clip(np.rint(u[k] / scale[k]), low[k], high[k])
+            q[k] = grid.snap(u[k] / scale[k], low[k], high[k])
             errors[k - start] = u[k] - q[k] * scale[k]
             if k + 1 < stop:
                 u[k + 1 : stop] -= spread[k, k + 1 : stop, :, None] * errors[k - start]
@@ -256,7 +267,7 @@ def descend(
             stop = min(start + _BLOCK, shape[2])
             local, changes = residual[start:stop].copy(), np.zeros((stop - start, *shape[:2]))
             for k in range(start, stop):
-                new = np.clip(np.rint(q[k] + local[k - start] / step[k]), low[k], high[k])
+                new = grid.snap(q[k] + local[k - start] / step[k], low[k], high[k])
                 delta = (new - q[k]) * scale[k]
                 if delta.any():
                     q[k] = new

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from qcompiler.codebooks import codebook
 from qcompiler.moments import Moments
 from qcompiler.rounding import Grid, Quadratic, damped, descend, retargeted, round_codes
+from qcompiler.table_rounding import round_to_table
 
 Floats = NDArray[np.float64]
 SCALES = ("per-channel", "per-tensor", "full")
@@ -439,3 +441,39 @@ def test_small_covariances_beside_large_means(mean: float, spread: float) -> Non
     )
     plain = moments.gram(centred=False)
     np.testing.assert_allclose(plain, moments.mean[:, :, None] * moments.mean[:, None, :], rtol=1e-5)
+
+
+# -- tables --------------------------------------------------------------------------------------------------
+
+
+def table_of(problem: Quadratic, bits: int, *, scaled: bool) -> Grid:
+    """The table that k-means makes of the weights, as a plan has it."""
+    scale = np.ones((1, 1, 1))
+    if scaled:
+        scale = np.abs(problem.wanted).max(axis=2, keepdims=True)
+    table = codebook(problem.wanted / scale, 1 << bits).astype(np.float64)
+    return Grid(scale, np.zeros_like(scale), 0, (1 << bits) - 1, table)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(1, 24, 40), (30, 1, 9), (3, 5, 12)])
+def test_tables_are_found_for_the_outputs(shape: tuple[int, int, int], bits: int, scaled: bool) -> None:
+    problem = problem_of(np.random.default_rng(bits), *shape)
+    start = table_of(problem, bits, scaled=scaled)
+    points, found = round_to_table(problem, start, sweeps=3)
+    assert found.table is not None
+    assert np.isin(points, found.table).all()
+    assert (np.diff(found.table) >= 0).all()
+    assert found.scale.shape == start.scale.shape
+    nearest = total(problem, start.nearest(problem.wanted) * start.scale)
+    assert total(problem, points * found.scale) < 0.9 * nearest
+    np.testing.assert_array_equal(found.table, found.table.astype(np.float32))
+
+
+def test_a_given_table_stays() -> None:
+    problem = problem_of(np.random.default_rng(0), 1, 6, 20)
+    start = table_of(problem, 3, scaled=True)
+    points, found = round_to_table(problem, start, sweeps=3, fixed=True)
+    assert found is start
+    assert total(problem, points * start.scale) < total(problem, start.nearest(problem.wanted) * start.scale)

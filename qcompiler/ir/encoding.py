@@ -2,7 +2,8 @@
 
 Integer formats: ``code = saturate(round_half_even(x / scale) + zero_point)`` and ``x' = (code - zero_point) * scale``,
 in float32, which is ONNX QuantizeLinear/DequantizeLinear-21 to the bit. Float formats round to nearest even, saturating,
-after a division by the scale where there is one. Lookup tables take the nearest entry.
+after a division by the scale where there is one. Lookup tables take the nearest entry, after that division too, and
+``x' = table[code] * scale``.
 """
 
 from __future__ import annotations
@@ -121,12 +122,12 @@ class Encoding:
     Attributes:
         format: The numeric format.
         scale: float32; rank 0 per tensor, [channels] per channel, the tensor's rank with `axis` divided by `block` per
-            block. None for plain floats and tables.
+            block. None for plain floats, and for tables whose entries are the numbers themselves.
         zero_point: Codes' int32 zero points, of the scale's shape. None unless the format is an integer.
         axis: The channel or block axis, not negative. None per tensor.
         block: Elements per block along `axis`; None per tensor and per channel.
         narrow: The lowest code is not used (int8: -127..127).
-        table: float32 entries, [2**bits] or [channels, 2**bits], of a table format.
+        table: float32 entries of a table format: [2**bits], or [channels, 2**bits] without a scale.
     """
 
     format: Format
@@ -234,12 +235,11 @@ class Encoding:
 
     def real_range(self) -> tuple[float, float]:
         """The lowest and highest real number that the encoding can hold, over all channels."""
+        if self.table is not None:
+            entries = self.table if self.scale is None else np.multiply.outer(self.scale, self.table)
+            return float(entries.min()), float(entries.max())
         if self.scale is None:
-            return (
-                (self.format.minimum, self.format.maximum)
-                if self.table is None
-                else (float(self.table.min()), float(self.table.max()))
-            )
+            return self.format.minimum, self.format.maximum
         zero = np.float64(0) if self.zero_point is None else self.zero_point.astype(np.float64)
         least = self.least_code if self.format.is_integer else self.format.minimum
         ends = (least - zero) * self.scale, (self.format.maximum - zero) * self.scale
@@ -255,7 +255,8 @@ class Encoding:
         """
         x = np.asarray(x, np.float32)
         if self.table is not None:
-            return self._nearest_entry(np.where(np.isnan(x), np.float32(0), x))
+            scaled = x if self.scale is None else x / self._spread(self.scale, x)
+            return self._nearest_entry(np.where(np.isnan(scaled), np.float32(0), scaled))
         with np.errstate(over="ignore"):
             if self.is_plain_float:
                 return x.astype(self.format.dtype)
@@ -269,7 +270,8 @@ class Encoding:
     def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """The real numbers that codes stand for, float32."""
         if self.table is not None:
-            return self._entries(codes)
+            entries = self._entries(codes)
+            return entries if self.scale is None else entries * self._spread(self.scale, codes)
         if self.scale is None:
             return codes.astype(np.float32)
         if not self.format.is_integer:
@@ -321,7 +323,7 @@ class Encoding:
 
     def _nearest_entry(self, x: NDArray[np.float32]) -> NDArray[np.uint8]:
         assert self.table is not None
-        if self.axis is None:
+        if self.table.ndim == 1 or self.axis is None:
             return _nearest(x.reshape(-1), self.table).reshape(x.shape)
         rows = np.moveaxis(x, self.axis, 0)
         codes = np.stack(
@@ -335,7 +337,7 @@ class Encoding:
     def _entries(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         assert self.table is not None
         index = codes.astype(np.intp)
-        rows = () if self.axis is None else (self._spread(np.arange(len(self.table)), codes),)
+        rows = () if self.table.ndim == 1 else (self._spread(np.arange(len(self.table)), codes),)
         entries: NDArray[np.float32] = self.table[(*rows, index)]
         return entries
 

@@ -13,6 +13,7 @@ import onnx
 import onnx.parser
 
 DOMAIN = "qcompiler"
+LOOKUP = "TableLookup"
 
 _BODIES = {
     "Swish": """
@@ -36,10 +37,19 @@ _BODIES = {
             y = Mul (normal, scale)
         }
     """,
+    LOOKUP: """
+        <opset_import: ["": 21], domain: "qcompiler">
+        TableLookup (codes, table, scale) => (y) {
+            index = Cast <to = 6> (codes)
+            entry = Gather (table, index)
+            y = Mul (entry, scale)
+        }
+    """,
 }
 
 COMPOSITES = tuple(_BODIES)
-"""The operators of the domain "qcompiler". RMSNormalization here normalises over the one axis it names."""
+"""The operators of the domain "qcompiler". TableLookup decodes constants: entries of a table by their codes, times scales.
+ RMSNormalization here normalises over the one axis it names."""
 
 
 @functools.cache

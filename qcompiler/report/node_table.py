@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcompiler import ops
 from qcompiler.ir.encoding import FORMATS
+from qcompiler.ir.functions import LOOKUP
 
 if TYPE_CHECKING:
     from qcompiler.decision import Decision, Weighed
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _STORAGE = {"float8_e4m3fn": "float8e4m3", "float4_e2m1fn": "float4e2m1"}
 """Formats whose arrays go by another name."""
-_DECODERS = ("DequantizeLinear", "Cast")
+_DECODERS = ("DequantizeLinear", "Cast", LOOKUP)
 
 
 def node_rows(graph: Graph, plan: Plan, decision: Decision | None = None) -> list[dict[str, Any]]:

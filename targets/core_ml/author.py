@@ -176,11 +176,14 @@ class Author:
         """What keeps indices from being checked at run time, where the deployment target can: a trained model's are right."""
         return {"validate_indices": False} if self.specification >= 8 else {}
 
-    def packed(self, codes: NDArray[Any]) -> NDArray[Any]:
-        """Codes in the types that coremltools has for less than 8 bits."""
-        kinds = {"int4": self._kit.types.np_int4_dtype, "uint4": self._kit.types.np_uint4_dtype}
-        kind = kinds.get(codes.dtype.name)
-        return codes if kind is None else codes.astype(np.int8).astype(kind)
+    def packed(self, codes: NDArray[Any], kind: str) -> NDArray[Any]:
+        """Codes as coremltools wants them; it has types of its own for less than 8 bits, such as "int4"."""
+        own = getattr(self._kit.types, f"np_{kind}_dtype", None)
+        return (
+            codes
+            if own is None
+            else codes.astype(np.int8 if kind.startswith("int") else np.uint8).astype(own)
+        )
 
     def is_stored(self, value: Value) -> bool:
         """Whether a value's elements are known, as floats or as codes."""

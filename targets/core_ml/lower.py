@@ -109,8 +109,8 @@ def _constant_bits(value: Value, encoding: Encoding | None, width: int) -> int:
     assert value.data is not None
     if encoding is None:
         return value.data.size * width if value.data.dtype.kind == "f" else 0
-    scales = 0 if encoding.scale is None else encoding.scale.size
-    return value.data.size * encoding.format.bits + scales * width
+    floats = sum(item.size for item in (encoding.scale, encoding.table) if item is not None)
+    return value.data.size * encoding.format.bits + floats * width
 
 
 def opset_of(target: Target) -> Any:

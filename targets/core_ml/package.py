@@ -24,6 +24,7 @@ _DATA = "Data"
 _KEPT_OUT = {
     "common::int_op_canonicalization",  # dequantize, reshape, quantize become a reshape of codes whatever the two scales
     "common::distributive_quantized_binary_op_scale_normalization",  # scales are no longer those that were asked for
+    "common::canonicalize_quantized_lut_pattern",  # it moves scales per channel into tables that are shared by channels
     "common::nullify_redundant_quantization_zero_point",  # lowering does that, and keeps the names
     "common::fuse_elementwise_to_batchnorm",  # it makes float32 constants for operands of float16, which is an error
 }

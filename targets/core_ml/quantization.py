@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.ir.encoding import FORMATS
+from qcompiler.ir.functions import LOOKUP
 from qcompiler.scale_formats import rounded_scale
 from qcompiler.targets.core_ml.author import Emit
 from qcompiler.targets.core_ml.refusals import Unsupported
@@ -24,6 +25,8 @@ _TURNED = {"uint8": (128, "int8"), "int8": (-128, "uint8")}
 """The zero point with which a type of codes is the other one with 0."""
 _BLOCKS_FROM = 9
 """The specification version (iOS 18) that stores 4 bits and scales per block."""
+_SCALED_TABLES_FROM = 10
+"""The specification version (iOS 26) with which scales behind tables are right, as coremltools says in its passes."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,10 @@ class EncodedConstant:
         )
 
     def _blocks(self, author: Author, name: str, scale: NDArray[Any]) -> Var:
-        zero, codes = self.zero_point, author.packed(self.codes)
-        offset = self._along(author.packed(zero)) if zero.astype(np.int32).any() else None
+        zero, codes = self.zero_point, author.packed(self.codes, self.codes.dtype.name)
+        offset = (
+            self._along(author.packed(zero, self.codes.dtype.name)) if zero.astype(np.int32).any() else None
+        )
         inputs = {"data": codes, "scale": self._along(scale)} | ({} if offset is None else {"offset": offset})
         return author.builder.constexpr_blockwise_shift_scale(**inputs, name=name)
 
@@ -77,6 +82,54 @@ class EncodedConstant:
         if self.axis is not None:
             shape[self.axis] = -1
         return parameter.reshape(shape)
+
+
+@dataclass(frozen=True)
+class LookedUpConstant:
+    """A constant stored as codes into a table, whose entries may be scaled per channel.
+
+    Attributes:
+        codes: uint8, of the constant's shape.
+        table: float32, [2**bits].
+        scale: float32, of the codes' rank or a number.
+    """
+
+    codes: NDArray[Any]
+    table: NDArray[np.float32]
+    scale: NDArray[np.float32]
+
+    def write(self, author: Author, name: str, dtype: np.dtype[Any]) -> Var:
+        """The operators that store it.
+
+        Raises:
+            Unsupported: The deployment target has none for this table.
+        """
+        scaled = bool((self.scale != 1).any())
+        table, bits = self.table.astype(dtype), len(self.table).bit_length() - 1
+        if scaled and author.specification < _SCALED_TABLES_FROM:
+            raise Unsupported("tables with scales are stored from iOS 26 and macOS 26 on")
+        if author.specification < _BLOCKS_FROM:
+            if bits == 3:
+                raise Unsupported("tables of 3 bits are stored from iOS 18 and macOS 15 on")
+            shape = np.array(self.codes.shape, np.uint32)
+            return author.builder.constexpr_lut_to_dense(
+                indices=_packed(self.codes, bits), lut=table, shape=shape, name=name
+            )
+        indices = author.packed(self.codes, f"uint{bits}")
+        entries = table.reshape(*[1] * self.codes.ndim, -1, 1)
+        looked_up = author.builder.constexpr_lut_to_dense(
+            indices=indices, lut=entries, name=f"{name}_entries" if scaled else name
+        )
+        if not scaled:
+            return looked_up
+        scale = rounded_scale(self.scale, FORMATS[dtype.name])
+        return author.builder.constexpr_blockwise_shift_scale(data=looked_up, scale=scale, name=name)
+
+
+def _packed(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Codes one behind the other, the lowest bits first (constexpr_lut_to_dense of iOS 16)."""
+    each = np.unpackbits(codes.reshape(-1, 1), axis=1, count=bits, bitorder="little")
+    return np.packbits(each.reshape(-1), bitorder="little")
 
 
 def _quantize(author: Author, node: Node) -> Var:
@@ -133,4 +186,12 @@ def _block(node: Node) -> int:
     return int(node.attributes.get("block_size", 0))
 
 
-EMITTERS: dict[str, Emit] = {"QuantizeLinear": _quantize, "DequantizeLinear": _dequantize}
+def _look_up(author: Author, node: Node) -> LookedUpConstant:
+    codes, table, scale = (author.constant(slot) for slot in range(3))
+    assert codes is not None
+    assert table is not None
+    assert scale is not None
+    return LookedUpConstant(codes, table, scale)
+
+
+EMITTERS: dict[str, Emit] = {"QuantizeLinear": _quantize, "DequantizeLinear": _dequantize, LOOKUP: _look_up}

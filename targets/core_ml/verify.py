@@ -102,6 +102,17 @@ class Tally:
         one, other, both = self.products
         return float(both / np.sqrt(one * other)) if one * other > 0 else float(one == other)
 
+    @property
+    def error(self) -> float:
+        """The root of the mean square of all differences, relative to that of the reference's outputs."""
+        one, other, both = self.products
+        return float(np.sqrt(max(one + other - 2 * both, 0.0) / one)) if one > 0 else float(other > 0)
+
+
+def _error_of(cosine: float) -> float:
+    """The error, relative to the outputs, that goes with a cosine where there is no difference in scale."""
+    return float(np.sqrt(2 * (1 - cosine)))
+
 
 def consumer(job: VerifyJob) -> PackageRunner:
     """What runs the package that was written."""
@@ -214,6 +225,7 @@ class PackageRunner(BatchRunner):
         return {
             "samples": tally.samples,
             "cosine": tally.cosine,
+            "error": tally.error,
             "codes": {
                 "samples": tally.coded,
                 "tensors": len(tally.tensors),
@@ -239,6 +251,8 @@ def _problems(tally: Tally, kind: str) -> list[str]:
         )
     if tally.cosine < _LEAST_COSINE[kind]:
         found.append(f"the cosine of the outputs is {tally.cosine:.6f}, below {_LEAST_COSINE[kind]}")
+    elif tally.error > _error_of(_LEAST_COSINE[kind]):
+        found.append(f"the outputs are off by {tally.error:.2%} of their size, which a cosine does not show")
     return found
 
 

@@ -60,7 +60,7 @@ def figures(
         output, before = Path(name) / "out", _cpu()
         (model,) = folder.glob("*.onnx")
         options = {
-            "assign_precision": {"prefer": (row, "a8")},
+            "assign_precision": {"prefer": (row,)},
             **({"round_weights": {"bits": 1}} if plain else {}),
         }
         result = qc.compile(

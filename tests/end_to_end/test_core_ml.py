@@ -121,7 +121,8 @@ def test_a_budget_of_bits(tmp_path: Path) -> None:
     report = report_of(tmp_path / "out")
     assert report["weight_bits"] <= 4
     assert report["verify"]["passed"]
-    refused = compiled(tmp_path / "older", "--weight-bits", "4", target="core-ml:ios17")
+    assert any(node["row"].startswith(("w4", "t", "c")) for node in report["nodes"] if node["quantized"])
+    refused = compiled(tmp_path / "older", "--weight-bits", "0.5", target="core-ml:ios17")
     assert refused.code == BUDGET_UNMET
     assert "weight-bits" in refused.out
 
@@ -135,6 +136,19 @@ def test_rows_that_a_deployment_target_lacks(row: str, since: str, tmp_path: Pat
     told = run_cli("explain", tmp_path / "out", "stem/conv").out
     assert since in " ".join(told.split())
     assert "Runs as     row w8 " in told
+
+
+def test_tables_of_weights(tmp_path: Path) -> None:
+    """4 bits per weight on the oldest target: look-ups in tables of 16 entries, which the report calls 4 bits."""
+    done = compiled(tmp_path / "out", "--option", "assign_precision.prefer=t4", target="core-ml:ios16")
+    assert done.code == 0, done.err
+    report = report_of(tmp_path / "out")
+    assert report["weight_bits"] == 4
+    assert report["verify"]["passed"]
+    assert report["metric"]["artifact"] >= demo.TOP1 - 0.015
+    block = specification(tmp_path / "out").mlProgram.functions["main"].block_specializations["CoreML6"]
+    assert [op.type for op in block.operations].count("constexpr_lut_to_dense") == 10
+    assert "table4" in run_cli("explain", tmp_path / "out", "stem/conv").out
 
 
 def test_chips_whose_engine_does_not_multiply_int8_get_weights_only(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from packages import Written, write
 from small_graphs import graph_of, normal, ops_of, ramp, run
 
+from qcompiler.errors import TargetError
+from qcompiler.ir.functions import DOMAIN, LOOKUP
 from qcompiler.passes.fold_constants import FoldConstants
 from qcompiler.passes.fuse_composites import FuseComposites
 from qcompiler.probe import random_feeds
@@ -198,6 +200,28 @@ def test_composite(name: str, tmp_path: Path) -> None:
     assert write(graph, tmp_path).gap() < 1e-5
 
 
+@pytest.mark.parametrize("device", ["ios17", "ios18", "ios26"])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
+def test_table_lookup(bits: int, device: str, tmp_path: Path) -> None:
+    """On iOS 17 tables of 3 bits are refused; scales per channel are from iOS 26 on."""
+    graph = graph_of("(float[batch,4,6,5] x) => (float y) { y = Conv(x, w) }", {"w": normal(7, 4, 2, 2)})
+    (node,) = graph.nodes
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, (7, 4, 2, 2)).astype(np.uint8)
+    scale = ramp(7).reshape(-1, 1, 1, 1) if device == "ios26" else np.float32(1)
+    constants = (
+        graph.add_constant(name, data)
+        for name, data in (("codes", codes), ("table", normal(1 << bits)), ("scale", scale))
+    )
+    decoded = graph.add_value("decoded", np.float32, codes.shape)
+    graph.add_node(LOOKUP, list(constants), [decoded], domain=DOMAIN)
+    graph.set_input(node, 1, decoded)
+    if device == "ios17" and bits == 3:
+        with pytest.raises(TargetError, match="tables of 3 bits"):
+            write(graph, tmp_path, device)
+        return
+    assert write(graph, tmp_path, device).gap() < 1e-5
+
+
 SENSITIVE = (
     "Ceil",
     "Floor",
@@ -230,4 +254,6 @@ def test_operator_in_float16(name: str, device: str, tmp_path: Path) -> None:
 
 
 def test_every_operator_is_tested() -> None:
-    assert {name.partition(",")[0].partition(" ")[0] for name in (*CASES, *COMPOSITES)} == set(EMITTERS)
+    assert {name.partition(",")[0].partition(" ")[0] for name in (*CASES, *COMPOSITES, LOOKUP)} == set(
+        EMITTERS
+    )

@@ -1,0 +1,112 @@
+"""Tables of numbers that weights are looked up in: the entries that lose least, by k-means in one dimension."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+_STEPS = 300
+_EXACT_LEVELS = 64
+_HISTOGRAM = 4096
+_BINS = np.linspace(0, 1, 160)
+_ROUNDS = 6
+
+
+def codebook(elements: NDArray[Any], levels: int, weights: NDArray[Any] | None = None) -> NDArray[np.float32]:
+    """The entries that minimise the weighted squared error of elements replaced by the nearest entry.
+
+    Clusters are intervals of the sorted elements. Of a few hundred bins of these the best intervals are found exactly, by dynamic
+    programming (Bruce, 1965); from there Lloyd's iterations (1957) go on with all elements, whose running sums make a step as short as
+    finding where the intervals end. With many levels they begin with what is best for smooth densities.
+
+    Args:
+        elements: Finite numbers, in any shape.
+        levels: How many entries.
+        weights: Of the elements, not negative; None for equal ones.
+
+    Returns:
+        [levels], in increasing order. Where there are fewer different elements, some entries are alike.
+    """
+    flat = np.asarray(elements, np.float64).reshape(-1)
+    order = np.argsort(flat, kind="stable")
+    values = flat[order]
+    mass = np.ones_like(values) if weights is None else np.asarray(weights, np.float64).reshape(-1)[order]
+    sums = np.stack(
+        [np.concatenate([[0.0], np.cumsum(item)]) for item in (mass, mass * values, mass * values**2)]
+    )
+    start = _best_of_bins(values, sums, levels) if levels <= _EXACT_LEVELS else _companded(values, levels)
+    return _settled(start, values, sums).astype(np.float32)
+
+
+def _companded(values: Floats, levels: int) -> Floats:
+    """Entries as dense as the cube root of the density of the elements, which is best for many levels (Panter and Dite, 1951)."""
+    counts, edges = np.histogram(values, bins=_HISTOGRAM)
+    share = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
+    return np.asarray(np.interp((np.arange(levels) + 0.5) / levels * share[-1], share, edges))
+
+
+def _best_of_bins(values: Floats, sums: Floats, levels: int) -> Floats:
+    """Centres of the best intervals whose ends are ends of bins; half of the bins hold as many elements each, half are as wide."""
+    ends = np.concatenate([np.quantile(values, _BINS), values[0] + (values[-1] - values[0]) * _BINS])
+    places = np.unique(np.concatenate([[0], np.searchsorted(values, ends), [len(values)]]))
+    if len(values) <= 2 * len(_BINS):
+        places = np.arange(len(values) + 1)
+    count, first, second = (part[None, :] - part[:, None] for part in sums[:, places])
+    cost = second - np.divide(first**2, count, out=np.zeros_like(first), where=count > 0)
+    cost = np.where(np.tri(len(places), k=-1, dtype=bool), np.inf, np.maximum(cost, 0.0))
+    least, begins = cost[0], []
+    for _ in range(levels - 1):  # one interval more: where it begins, for every place where it may end
+        total = least[:, None] + cost
+        begins.append(total.argmin(axis=0))
+        least = total.min(axis=0)
+    cuts = [len(places) - 1]
+    for begin in reversed(begins):
+        cuts.append(int(begin[cuts[-1]]))
+    return _centres(places[np.array([*cuts, 0])[::-1]], sums, np.full(levels, values[0]))
+
+
+def _centres(ends: NDArray[Any], sums: Floats, otherwise: Floats) -> Floats:
+    """Means of the intervals between places in the sorted elements; what is given for those that are empty."""
+    count, first = np.diff(sums[0][ends]), np.diff(sums[1][ends])
+    return np.sort(np.divide(first, count, out=otherwise.copy(), where=count > 0))
+
+
+def _settled(entries: Floats, values: Floats, sums: Floats) -> Floats:
+    """Entries from which no step leads further."""
+    for _ in range(_STEPS):
+        ends = np.concatenate([[0], np.searchsorted(values, (entries[1:] + entries[:-1]) / 2), [len(values)]])
+        moved = _centres(ends, sums, entries)
+        if np.array_equal(moved, entries):
+            break
+        entries = moved
+    return entries
+
+
+def scaled_codebook(rows: NDArray[Any], levels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """One table for rows that have a scale each: entries and scales that lose least, found in turn.
+
+    Args:
+        rows: [channels, elements], finite.
+        levels: How many entries.
+
+    Returns:
+        Scales, [channels], positive; and the table, [levels].
+    """
+    rows = np.asarray(rows, np.float64)
+    largest = np.abs(rows).max(axis=1)
+    scale = np.where(largest > 0, largest, 1.0)
+    for _ in range(_ROUNDS):
+        table = codebook(
+            rows / scale[:, None], levels, np.broadcast_to(scale[:, None] ** 2, rows.shape)
+        ).astype(np.float64)
+        edges = (table[1:] + table[:-1]) / 2
+        taken = table[np.searchsorted(edges, rows / scale[:, None])]
+        power, product = (taken * taken).sum(axis=1), (taken * rows).sum(axis=1)
+        scale = np.where((power > 0) & (product > 0), product / np.where(power > 0, power, 1.0), scale)
+    return scale.astype(np.float32), table.astype(np.float32)
