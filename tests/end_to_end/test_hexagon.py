@@ -17,6 +17,7 @@ from small_graphs import MODELS, normal
 
 from qcompiler import demo
 from qcompiler.targets.hexagon import htp
+from qcompiler.targets.hexagon.worker import Job
 
 LACKING = htp.missing()
 needs_library = pytest.mark.skipif(LACKING is not None, reason=str(LACKING))
@@ -92,12 +93,21 @@ def test_the_demo(device: str, folder: Path) -> None:
 
 @needs_library
 def test_a_context_binary(folder: Path) -> None:
-    """It is made for the device, and is an ONNX model around one node."""
+    """It is made for the device, loads in the model's place, and computes the same."""
     words = ["compile", demo.MODEL, "-t", "hexagon:sm8650", "-c", demo.CALIBRATION, "-o", "out"]
     done = run_cli(*words, "--target-option", "context=yes")
     assert done.code == 0, done.err
     (node,) = (node for node in onnx.load("out/context.onnx").graph.node if node.domain == "com.microsoft")
     assert node.op_type == "EPContext"
+    with np.load(demo.EVALUATION) as arrays:
+        sample = {"image": arrays["image"][:1]}
+    with htp.HtpLibrary() as library:
+        model = library.prepare(Path("out/model.onnx"), 57)
+        expected = library.run(model, sample)["logits"]
+        answer = library._ask(Job(str(Path("out/context.onnx").resolve()), 57, str(folder)))
+        assert answer.error == ""
+        (made,) = library._ask(sample)
+        np.testing.assert_array_equal(made, expected)
 
 
 def test_the_same_twice(folder: Path) -> None:

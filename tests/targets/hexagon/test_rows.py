@@ -148,7 +148,8 @@ def library() -> Iterator[HtpLibrary]:
 
 
 def test_every_kernel_with_rows_has_graphs() -> None:
-    assert set(GRAPHS) == {kernel.name for kernel in TARGET.kernel if kernel.row}
+    elsewhere = {"embedding"}  # it reads integers: see test_variants.py
+    assert set(GRAPHS) | elsewhere == {kernel.name for kernel in TARGET.kernel if kernel.row}
 
 
 @pytest.mark.parametrize(("kernel", "row", "op"), CASES, ids=["-".join(case) for case in CASES])
