@@ -17,7 +17,9 @@ import qcompiler as qc
 from qcompiler.errors import PlanError, TargetError
 from qcompiler.ir.encoding import Encoding
 from qcompiler.ir.graph import Graph
+from qcompiler.ir.onnx_export import save
 from qcompiler.ir.plan import Plan, PlannedGroup
+from qcompiler.metrics import sqnr_db
 from qcompiler.runtime import Session
 from qcompiler.targets import find_target
 from qcompiler.targets.hexagon.bounds import split_wide_bounds
@@ -285,6 +287,17 @@ def test_every_device_has_its_number() -> None:
     nameless = dataclasses.replace(TARGET, device={"sm8550": device})
     with pytest.raises(TargetError, match="soc-N"):
         soc_of(nameless)
+
+
+def test_every_device_runs(library: HtpLibrary, tmp_path: Path) -> None:
+    """By its own number, whatever its architecture: in integers, and to the code or two that it may be off."""
+    done = quantize(graph_of(*CONV_RELU), TARGET)
+    (file,) = save(done.graph, tmp_path / "model.onnx")
+    expected = Session(done.graph, optimize=False).run(done.feeds)["y"]
+    for name in TARGET.device:
+        prepared = library.prepare(file, soc_of(find_target(f"hexagon:{name}")))
+        assert not prepared.graph.float_ops, name
+        assert sqnr_db(expected, library.run(prepared, done.feeds)["y"]) > 35, name
 
 
 def test_models_beyond_one_session_are_refused(tmp_path: Path) -> None:
