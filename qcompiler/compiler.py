@@ -442,15 +442,15 @@ class _Compilation:
             "float": Session(self.source), "reference": Session(graph, optimize=False),
         }  # fmt: skip
         same = False
-        if artifact is not None and lowered is not None and lowered.main.endswith(".onnx"):
-            main = artifact.folder / lowered.main
-            same = _same_bytes(artifact.folder / REFERENCE, main)
-            if not same:
-                models["artifact"] = Session(load(main), optimize=False)
         if consumer is not None:
             models["artifact"] = consumer
         elif self._executor is not None:
             models["artifact"] = self._executor(graph, plan, self.target)
+        elif artifact is not None and lowered is not None and lowered.main.endswith(".onnx"):
+            main = artifact.folder / lowered.main
+            same = _same_bytes(artifact.folder / REFERENCE, main)
+            if not same:
+                models["artifact"] = Session(load(main), optimize=False)
         result = evaluate_models(
             models, data, metric, progress=lambda done, total: self.progress("evaluating", done, total)
         )

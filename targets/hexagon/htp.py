@@ -33,9 +33,8 @@ PACKAGE = "onnxruntime-qnn"
 _LEAST = {PACKAGE: (2, 7), "onnxruntime": (1, 24, 2)}
 """The oldest versions known to work together; the provider of 2.3 does not load."""
 _LEAST_GLIBC = (2, 35)
-_REASONS = re.compile(
-    r"(?:Validation FAILED|backendValidateOpConfig\(\) failed|incorrect Value|Unsupported).*"
-)
+_REASONS = re.compile(r"(?:<E>|REASON :) (?!QnnBackend_validateOpConfig|Failed to add node)([^\x1b\n]+)")
+"""What the library says is an error, and why the provider does not take a node."""
 _MOST_REASONS = 4
 
 
@@ -196,5 +195,5 @@ def _reasons(job: Job) -> list[str]:
     """What provider and library say of what they refuse: they speak only in a process in which they were asked to from the start."""
     with HtpLibrary() as library:
         library._ask(dataclasses.replace(job, context="", verbose=True))
-        found = dict.fromkeys(match[0].strip() for match in _REASONS.finditer(library.said()))
+        found = dict.fromkeys(match[1].strip() for match in _REASONS.finditer(library.said()))
     return list(found)[:_MOST_REASONS]

@@ -25,20 +25,8 @@ _KEEPS_ENCODING = (
     "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Gather", "GatherElements", "Expand", "Tile", "MaxPool", "Resize",
 )  # fmt: skip
 _ONE_TYPE = (
-    "Conv",
-    "ConvTranspose",
-    "Gemm",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "Max",
-    "Min",
-    "Concat",
-    "Where",
-    "PRelu",
-)
+    "Conv", "ConvTranspose", "Gemm", "Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Where", "PRelu",
+)  # fmt: skip
 _UNTOUCHED = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -54,14 +42,8 @@ def broken_rules(graph: Graph, plan: Plan) -> list[str]:
 
 
 def _broken(node: Node) -> Iterator[str]:
-    encoded = [
-        (slot, value) for slot, value in enumerate(node.inputs) if value is not None and _is_float(value)
-    ]
-    joined = node.is_op("Relu", "Clip") and not _is_dequantized(node.input(0))
-    for slot, value in encoded:
-        bound = (node.is_op("Clip", "Resize") and slot > 0) or (node.is_op("Pad") and slot == 2)
-        inner = joined and slot == 0
-        if not (_is_dequantized(value) or bound or inner or _is_inner(value)):
+    for slot, value in node.operands():
+        if _is_float(value) and not (_dequantizer(value) or _is_bound(node, slot) or _is_inner(value)):
             yield f"its input {value.name} comes without a DequantizeLinear, so it would run in floats"
     yield from _types(node)
     if node.is_op(*_KEEPS_ENCODING) and not _keeps_encoding(node):
@@ -78,11 +60,10 @@ def _types(node: Node) -> Iterator[str]:
     if not node.is_op(*_ONE_TYPE):
         return
     slots = (0,) if ops.info(node).kind == "weighted" else range(len(node.inputs))
-    codes = [_codes(node.input(slot)) for slot in slots]
-    kinds = {value.dtype for value in codes if value is not None}
+    before = [_dequantizer(node.input(slot)) for slot in slots]
+    codes = [dequantize.input(0) for dequantize in before if dequantize is not None]
     behind = _quantizer(node)
-    if behind is not None:
-        kinds.add(behind.output.dtype)
+    kinds = {value.dtype for value in (*codes, behind.output if behind else None) if value is not None}
     if len(kinds) > 1:
         yield f"it mixes codes of {' and '.join(sorted(map(str, kinds)))}, so it would run in floats"
 
@@ -102,12 +83,11 @@ def _bias(node: Node) -> Iterator[str]:
 
 
 def _channels(node: Node) -> Iterator[str]:
-    weight = node.input(1)
-    if weight is None or weight.producer is None or not _is_dequantized(weight):
+    weight, scale = _dequantizer(node.input(1)), _scale(node.input(1))
+    if weight is None or scale is None or scale.size == 1:
         return
-    scale = _scale(weight)
-    axis = weight.producer.attributes.get("axis", 1)
-    if scale is not None and scale.size > 1 and axis != ops.info(node).channel_axis(node, 1):
+    axis = weight.attributes.get("axis", 1)
+    if axis != ops.info(node).channel_axis(node, 1):
         yield f"its weights have a scale for every element of axis {axis}, which is not that of its output channels: it would compute nonsense"
 
 
@@ -121,49 +101,44 @@ def _softmax(node: Node) -> Iterator[str]:
 
 
 def _keeps_encoding(node: Node) -> bool:
-    before, behind = node.input(0), _quantizer(node)
-    if before is None or before.producer is None or behind is None or not _is_dequantized(before):
+    before, behind = _dequantizer(node.input(0)), _quantizer(node)
+    if before is None or behind is None:
         return True
+    pairs = zip(before.inputs[1:3], behind.inputs[1:3], strict=True)
     return all(
         one is None or other is None or np.array_equal(np.asarray(one.data), np.asarray(other.data))
-        for one, other in zip(before.producer.inputs[1:3], behind.inputs[1:3], strict=True)
+        for one, other in pairs
     )
 
 
 def _quantizer(node: Node) -> Node | None:
+    """The QuantizeLinear that alone reads a node's first result."""
     use = node.outputs[0].only_use if node.outputs and node.outputs[0] is not None else None
     return use.node if use is not None and use.node.is_op("QuantizeLinear") else None
+
+
+def _dequantizer(value: Value | None) -> Node | None:
+    """The DequantizeLinear that a value comes from."""
+    node = value.producer if value is not None else None
+    return node if node is not None and node.is_op("DequantizeLinear") else None
+
+
+def _scale(value: Value | None) -> NDArray[np.float32] | None:
+    dequantize = _dequantizer(value)
+    scale = dequantize.input(1) if dequantize is not None else None
+    return None if scale is None or scale.data is None else np.asarray(scale.data, np.float32)
 
 
 def _is_float(value: Value) -> bool:
     return value.dtype is not None and value.dtype.kind == "f"
 
 
-def _is_dequantized(value: Value | None) -> bool:
-    return value is not None and value.producer is not None and value.producer.is_op("DequantizeLinear")
+def _is_bound(node: Node, slot: int) -> bool:
+    """Whether an input says how something is computed, and is no operand."""
+    return (node.is_op("Clip", "Resize") and slot > 0) or (node.is_op("Pad") and slot == 2)
 
 
 def _is_inner(value: Value) -> bool:
     """Whether a value is passed on inside one group, to a Relu or Clip."""
-    return (
-        value.producer is not None
-        and value.only_use is not None
-        and value.only_use.node.is_op("Relu", "Clip")
-    )
-
-
-def _codes(value: Value | None) -> Value | None:
-    if not _is_dequantized(value):
-        return None
-    assert value is not None
-    assert value.producer is not None
-    return value.producer.input(0)
-
-
-def _scale(value: Value | None) -> NDArray[np.float32] | None:
-    if not _is_dequantized(value):
-        return None
-    assert value is not None
-    assert value.producer is not None
-    scale = value.producer.input(1)
-    return None if scale is None or scale.data is None else np.asarray(scale.data, np.float32)
+    use = value.only_use if value.producer is not None else None
+    return use is not None and use.node.is_op("Relu", "Clip")

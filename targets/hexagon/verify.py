@@ -76,12 +76,19 @@ class _Tally:
                 self.largest = max(self.largest, float(gap.max(initial=0.0)))
                 self.total += float(gap.sum())
                 self.elements += gap.size
-            flat, best = array.reshape(count, -1), right.reshape(count, -1).argmax(axis=1)
-            spread = np.maximum(np.ptp(right.reshape(count, -1), axis=1), np.finfo(np.float32).tiny)
-            gaps = np.maximum(gaps, (flat.max(axis=1) - flat[np.arange(count), best]) / spread)
+            if array.size and len(array) == count:
+                gaps = np.maximum(gaps, _ties(right.reshape(count, -1), array.reshape(count, -1)))
         self.samples += count
         self.agreeing += int((gaps == 0).sum())
         self.near += int((gaps <= _NEAR).sum())
+
+
+def _ties(expected: NDArray[Any], made: NDArray[Any]) -> NDArray[np.float64]:
+    """By how much what should be the largest of each row falls short of what is, as a part of the spread that is expected."""
+    wanted, found = expected.astype(np.float64), made.astype(np.float64)
+    spread = np.maximum(np.ptp(wanted, axis=1), np.finfo(np.float32).tiny)
+    gaps = found.max(axis=1) - found[np.arange(len(found)), wanted.argmax(axis=1)]
+    return np.asarray(gaps / spread, np.float64)
 
 
 class HtpConsumer(Session):

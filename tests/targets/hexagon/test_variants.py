@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from htp_runs import on_htp
+from htp_runs import SOC, on_htp
 from quantized import PREPARE, quantize
 from small_graphs import graph_of, normal, ramp
 
@@ -129,3 +129,17 @@ def test_what_is_refused(name: str) -> None:
     done = quantize(graph_of(text, constants), find_target("hexagon"))
     (region,) = (region for region in done.plan.regions if not region.quantized)
     assert reason in region.reason
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_embedding(bits: int, library: HtpLibrary, tmp_path: Path) -> None:
+    """Rows of a table, by indices that come at run time; the row of the descriptor on all architectures."""
+    text = "(int64[16,5] i, float[16,5,12] p) => (float[16,5,9] y) { e = Gather(table, i) s = Add(e, p) y = MatMul(s, w) }"
+    graph = graph_of(text, {"table": normal(50, 12), "w": normal(12, 9) / 3})
+    samples = {"i": np.random.default_rng(0).integers(0, 50, (32, 5)), "p": normal(32, 5, 12)}
+    done = quantize(graph, find_target("hexagon"), data=samples, prefer=PREFER[bits])
+    assert done.region("Gather:e").row == f"a{bits}"
+    for arch in SOC:
+        found = on_htp(library, done, arch, tmp_path)
+        assert not found.ops.float_ops
+        assert found.sqnr >= {8: 35, 16: 60}[bits], arch

@@ -21,7 +21,6 @@ from qcompiler.ir.plan import Plan, PlannedGroup
 from qcompiler.runtime import Session
 from qcompiler.targets import find_target
 from qcompiler.targets.hexagon.bounds import split_wide_bounds
-from qcompiler.targets.hexagon.guards import soc_of
 from qcompiler.targets.hexagon.htp import HtpLibrary, missing
 from qcompiler.targets.hexagon.rules import broken_rules
 
@@ -272,24 +271,3 @@ def test_an_operator_in_floats_that_is_planned_in_integers(library: HtpLibrary, 
     assert [op.nodes for op in found.ops.float_ops if "Flatten:y" in op.nodes]
     (broken,) = broken_rules(done.graph, done.plan)
     assert "Flatten:y" in broken
-
-
-# -- devices -------------------------------------------------------------------------------------------------------
-
-
-def test_every_device_has_its_number() -> None:
-    """The library would take a part without one for a v68."""
-    numbers = {name: soc_of(find_target(f"hexagon:{name}")) for name in TARGET.device}
-    assert len(set(numbers.values())) == len(numbers)
-    device = dataclasses.replace(TARGET.device["sm8550"], features=("v73",))
-    nameless = dataclasses.replace(TARGET, device={"sm8550": device})
-    with pytest.raises(TargetError, match="soc-N"):
-        soc_of(nameless)
-
-
-def test_models_beyond_one_session_are_refused(tmp_path: Path) -> None:
-    device = dataclasses.replace(TARGET.device["sm8550"], flash=1000)
-    small = dataclasses.replace(TARGET, device={"sm8550": device})
-    text, constants = GEMM
-    with pytest.raises(TargetError, match="1,406 parameters"):
-        qc.compile(graph_of(text, constants), small, {"x": normal(32, 37)}, output=tmp_path / "out")
