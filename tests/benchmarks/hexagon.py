@@ -1,9 +1,11 @@
 """Figures of the Hexagon target beside onnxruntime's own QNN configuration, on the HTP library, as one table.
 
     python tests/benchmarks/hexagon.py --models DIR [--only NAME ...] [--device sm8550] [--samples N] [--no-peer]
+    python tests/benchmarks/hexagon.py --models DIR --widths [--only NAME ...] [--device sm8550]
 
 DIR has a folder per model with an ONNX file, calibration.npz and evaluation.npz. Both get the same calibration samples and run in the
-HTP library for the same part; SQNR is that of its outputs against the fp32 model's.
+HTP library for the same part; SQNR is that of its outputs against the fp32 model's. With --widths, what 16-bit activations gain in
+onnxruntime's arithmetic: none, all, and what the search lifts for some of the way between the two.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ NAMES = (
 )  # fmt: skip
 PEER_SAMPLES = 128
 """Calibration samples of the peer, whose calibrator keeps what it observes."""
+PARTS = (0.9, 0.7, 0.5, 0.3)
+"""Of the difference between 8 and 16 bits, what may be left."""
 METRICS = {"mobilenetv1_vww": "agreement", "autoencoder_ad": "sqnr"}
 """Metrics of models whose labels are none of classes that they tell."""
 
@@ -78,7 +82,12 @@ def main() -> None:
     arguments.add_argument("--device", default="sm8550")
     arguments.add_argument("--samples", type=int, default=0)
     arguments.add_argument("--no-peer", action="store_true")
+    arguments.add_argument("--widths", action="store_true")
     given = arguments.parse_args()
+    if given.widths:
+        for name in given.only:
+            widths(given.models / name, given.device)
+        return
     print(
         "| model | samples | tool | operators | in floats | metric, fp32 | metric, HTP | SQNR of the HTP | CPU to compile |"
     )
@@ -100,6 +109,35 @@ def main() -> None:
                     found = measured(load(model), htp, data, METRICS.get(name))
                     ops = htp.model.graph
                 print(_row(name, tool, found, f"{len(ops.ops)} | {len(ops.float_ops)}", seconds), flush=True)
+
+
+def widths(folder: Path, device: str) -> None:
+    """Prints a model in 8 bits, in 16, and with as many activations of 16 as it takes to lose a part of what lies between."""
+    found = {bits: _compiled(folder, device, prefer=(f"a{bits}w8", f"a{bits}")) for bits in (8, 16)}
+    for bits, result in found.items():
+        print(f"| {folder.name} | all in {bits} bits | {_width(result)} |", flush=True)
+    errors = {bits: float(result.report["metric"]["reference"]) for bits, result in found.items()}
+    for share in PARTS:
+        allowed = errors[16] + share * (errors[8] - errors[16])
+        result = _compiled(folder, device, max_drop=allowed, minimise="latency", rows=("*w8", "a8", "a16"))
+        print(f"| {folder.name} | {share:.0%} of the difference left | {_width(result)} |", flush=True)
+
+
+def _compiled(folder: Path, device: str, **asked: Any) -> qc.Result:
+    (model,) = folder.glob("*.onnx")
+    assignment = {name: asked.pop(name) for name in ("prefer", "rows") if name in asked}
+    return qc.compile(
+        model, f"hexagon:{device}", str(folder / "calibration.npz"), evaluation=str(folder / "evaluation.npz"),
+        metric="mse", pass_options={"assign_precision": assignment}, **asked,
+    )  # fmt: skip
+
+
+def _width(result: qc.Result) -> str:
+    """How many activations have 16 bits, and the SQNR."""
+    stored = result.plan.group_of_value().values()
+    wide = sum(group.encoding.format.bits == 16 for group in stored)
+    sqnr = result.report["metric"]["against_float"]["reference"]["sqnr_db"]
+    return f"{wide} of {len(stored)} in 16 bits | {sqnr:.1f} dB"
 
 
 def _row(name: str, tool: str, found: Evaluation, ops: str, seconds: float) -> str:
