@@ -172,11 +172,11 @@ class ByDefault:
         made, count = self._interpreter.outputs(inputs), len(next(iter(inputs.values())))
         for name, codes in made.items():
             self.tally.add(name, expected[name], codes)
-        self.tally.agreeing += same_largest(made, expected)
+        self.tally.agreeing += _same_largest(made, expected)
         self.tally.samples += count
 
 
-def same_largest(made: Codes, expected: Codes) -> int:
+def _same_largest(made: Codes, expected: Codes) -> int:
     """Of how many samples the largest element of every array is where it should be, equals included."""
     count = len(next(iter(made.values())))
     same = np.ones(count, bool)

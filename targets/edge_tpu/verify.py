@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.accumulators import Sums
 from qcompiler.errors import TargetError
 from qcompiler.evaluation import together
 from qcompiler.integer.evaluate import Executor
 from qcompiler.integer.session import ProgramSession
 from qcompiler.lowering import Consumer, Verification, VerifyJob
+from qcompiler.output_gap import OutputGap
 from qcompiler.probe import random_feeds
 from qcompiler.runtime import Session
 from qcompiler.targets.edge_tpu import litert
-from qcompiler.targets.edge_tpu.comparison import MOST_SUM, ByDefault, ByReference, allowed, same_largest
+from qcompiler.targets.edge_tpu.comparison import MOST_SUM, ByDefault, ByReference, allowed
 from qcompiler.targets.edge_tpu.lower import MODEL, executor, program_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class _Findings:
     def verification(
         self, *, ran: bool, largest: float | None = None, mean: float | None = None
     ) -> Verification:
-        """For the report; differences are in codes."""
+        """For the report; differences are in codes, or in numbers where there are floats."""
         return Verification(
             consumer="LiteRT",
             version=litert.version() or "",
@@ -132,8 +132,7 @@ class _Floats:
         self._found, self._program, self._graph = _Findings(), program, job.graph
         self._reference = Session(job.graph, optimize=False)
         self._session: ProgramSession | None = None
-        self._sums: dict[str, Sums] = {}
-        self._samples, self._agreeing = 0, 0
+        self._gap = OutputGap()
         try:
             interpreter = litert.Interpreter((job.folder / MODEL).read_bytes(), program, reference=False)
             self._session = ProgramSession(program, interpreter.outputs)
@@ -150,44 +149,35 @@ class _Floats:
             "reference": self._reference.stream(source, batch),
         }
         for outputs in together(streams):
-            self._compare(outputs["file"], outputs["reference"])
+            self._gap.add(outputs["reference"], outputs["file"])
             yield outputs["file"]
-
-    def _compare(self, made: Arrays, expected: Arrays) -> None:
-        for name, array in made.items():
-            if array.dtype.kind == "f":
-                self._sums.setdefault(name, Sums()).add(expected[name], array)
-        self._agreeing += same_largest(made, expected)
-        self._samples += len(next(iter(made.values())))
 
     def verification(self) -> Verification:
         """What came of the samples; of random ones if there were none."""
-        found = self._found
+        found, gap = self._found, self._gap
         if self._session is None:
             return found.verification(ran=False)
-        if not self._samples:
+        if not gap.samples:
             feeds = random_feeds(self._graph)
-            self._compare(self._session.run(feeds), self._reference.run(feeds))
+            gap.add(self._reference.run(feeds), self._session.run(feeds))
         mixed = any(
             tensor.encoding is not None
             for operation in self._program.operations
             for tensor in operation.outputs
         )
-        least = min((sums.sqnr_db() for sums in self._sums.values()), default=np.inf)
         limit = _MIXED_SQNR if mixed else _FLOAT_SQNR
-        agreement = self._agreeing / self._samples
         found.details["default kernels"] = {
-            "samples": self._samples,
-            "least_sqnr_db": least,
-            "agreement": agreement,
+            "samples": gap.samples,
+            "sqnr_db": gap.sqnr_db,
+            "agreement": gap.agreement,
         }
-        noise = f" but for noise {least:.1f} dB below them" if np.isfinite(least) else ""
-        text = f"its outputs are the reference graph's{noise}, with the same one the largest for {agreement:.1%} of {self._samples} samples"
-        if least < limit or agreement < _AGREEMENT:
+        noise = f" but for noise {gap.sqnr_db:.1f} dB below them" if np.isfinite(gap.sqnr_db) else ""
+        text = f"its outputs are the reference graph's{noise}, with the same one the largest for {gap.agreement:.1%} of {gap.samples} samples"
+        if gap.sqnr_db < limit or gap.near_agreement < _AGREEMENT:
             found.problems.append(f"{text}; at least {limit:g} dB and {_AGREEMENT:.0%} are asked for")
         else:
             found.done.append(text)
-        return found.verification(ran=True)
+        return found.verification(ran=True, largest=gap.largest, mean=gap.mean)
 
 
 def _random(program: Program) -> dict[str, NDArray[Any]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from qcompiler.accumulators import Sums
 from qcompiler.errors import TargetError
 from qcompiler.ir.onnx_import import load
 from qcompiler.lowering import Verification, VerifyJob
+from qcompiler.output_gap import OutputGap
 from qcompiler.probe import random_feeds
 from qcompiler.runtime import Session
 from qcompiler.targets.hexagon import htp
@@ -33,62 +30,11 @@ LEAST_SQNR = 12.0
 there leave 20 to 30 dB of whole networks of 8 bits, and what the HTP silently gets wrong at most 12 (measured)."""
 LEAST_AGREEMENT = 0.9
 """The share of samples whose largest output is the same one, or nearly as large."""
-_NEAR = 0.1
-"""Of the spread of a sample's outputs: what is nearer to the largest is nearly as large."""
 
 
 def consumer(job: VerifyJob) -> HtpConsumer:
     """Runs samples in the HTP library, and compares them with onnxruntime's QDQ arithmetic."""
     return HtpConsumer(job)
-
-
-@dataclass
-class _Tally:
-    """Differences of outputs from those of the same model in onnxruntime.
-
-    Attributes:
-        samples: How many were compared.
-        agreeing: How many have the same largest output.
-        near: How many have the same one, or one nearly as large.
-        sums: For the ratio of signal to noise.
-        largest: The largest difference.
-        total: The sum of all.
-        elements: How many elements.
-    """
-
-    samples: int = 0
-    agreeing: int = 0
-    near: int = 0
-    sums: Sums = field(default_factory=Sums)
-    largest: float = 0.0
-    total: float = 0.0
-    elements: int = 0
-
-    def add(self, expected: Mapping[str, NDArray[Any]], made: Mapping[str, NDArray[Any]]) -> None:
-        """Compares a batch."""
-        count = len(next(iter(made.values())))
-        gaps = np.zeros(count)
-        for name, array in made.items():
-            right = expected[name]
-            if array.dtype.kind == "f":
-                gap = np.abs(array.astype(np.float64) - right)
-                self.sums.add(right, array)
-                self.largest = max(self.largest, float(gap.max(initial=0.0)))
-                self.total += float(gap.sum())
-                self.elements += gap.size
-            if array.size and len(array) == count:
-                gaps = np.maximum(gaps, _ties(right.reshape(count, -1), array.reshape(count, -1)))
-        self.samples += count
-        self.agreeing += int((gaps == 0).sum())
-        self.near += int((gaps <= _NEAR).sum())
-
-
-def _ties(expected: NDArray[Any], made: NDArray[Any]) -> NDArray[np.float64]:
-    """By how much what should be the largest of each row falls short of what is, as a part of the spread that is expected."""
-    wanted, found = expected.astype(np.float64), made.astype(np.float64)
-    spread = np.maximum(np.ptp(wanted, axis=1), np.finfo(np.float32).tiny)
-    gaps = found.max(axis=1) - found[np.arange(len(found)), wanted.argmax(axis=1)]
-    return np.asarray(gaps / spread, np.float64)
 
 
 class HtpConsumer(Session):
@@ -100,7 +46,7 @@ class HtpConsumer(Session):
         super().__init__(artifact, optimize=False)
         self._job = job
         self._artifact = artifact
-        self._tally = _Tally()
+        self._gap = OutputGap()
         self._problems = broken_rules(artifact, job.plan)
         self._lacking = htp.missing()
         self._library: htp.HtpLibrary | None = None
@@ -125,14 +71,14 @@ class HtpConsumer(Session):
             self._problems.append(str(error))
             self._model = None
             return expected
-        self._tally.add(expected, made)
+        self._gap.add(expected, made)
         return made
 
     def verification(self) -> Verification:
         """What came of it; of random inputs where there were no samples."""
         if self._lacking is not None:
             return self._by_rules(self._lacking)
-        if not self._tally.samples:
+        if not self._gap.samples:
             self.run(random_feeds(self._artifact))
         details = self._compared(self._model) if self._model is not None else {}
         if self._library is not None:
@@ -146,8 +92,8 @@ class HtpConsumer(Session):
             passed=not problems,
             summary="; ".join([done, *problems]) + ".",
             problems=problems,
-            max_abs_diff=self._tally.largest if details else None,
-            mean_abs_diff=self._tally.total / max(self._tally.elements, 1) if details else None,
+            max_abs_diff=self._gap.largest if details else None,
+            mean_abs_diff=self._gap.mean if details else None,
             details=details,
         )
 
@@ -164,24 +110,22 @@ class HtpConsumer(Session):
 
     def _compared(self, model: htp.HtpModel) -> dict[str, Any]:
         """Figures for the report; what is out of bounds becomes a problem."""
-        tally, library = self._tally, self._library
+        gap, library = self._gap, self._library
         assert library is not None
-        sqnr, agreement = tally.sums.sqnr_db(), tally.agreeing / max(tally.samples, 1)
-        if sqnr < LEAST_SQNR:
+        if gap.sqnr_db < LEAST_SQNR:
             self._problems.append(
-                f"outputs have {sqnr:.1f} dB against onnxruntime's, and {LEAST_SQNR:g} are needed"
+                f"outputs have {gap.sqnr_db:.1f} dB against onnxruntime's, and {LEAST_SQNR:g} are needed"
             )
-        near = tally.near / max(tally.samples, 1)
-        if near < LEAST_AGREEMENT:
+        if gap.near_agreement < LEAST_AGREEMENT:
             self._problems.append(
-                f"only {near:.1%} of the samples have onnxruntime's largest output or one nearly as large, and {LEAST_AGREEMENT:.0%} are needed"
+                f"only {gap.near_agreement:.1%} of the samples have onnxruntime's largest output or one nearly as large, and {LEAST_AGREEMENT:.0%} are needed"
             )
         return {
             "operators": len(model.graph.ops),
             "float_operators": [f"{op.kind} {op.name}" for op in model.graph.float_ops],
-            "samples": tally.samples,
-            "sqnr_db_against_onnxruntime": sqnr,
-            "agreement_with_onnxruntime": agreement,
+            "samples": gap.samples,
+            "sqnr_db_against_onnxruntime": gap.sqnr_db,
+            "agreement_with_onnxruntime": gap.agreement,
             "prepare_seconds": round(model.seconds, 3),
             "run_seconds": round(library.seconds / max(library.runs, 1), 4),
         }
