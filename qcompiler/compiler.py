@@ -32,7 +32,7 @@ from qcompiler.ir.plan import PLAN, Plan
 from qcompiler.lowering import Consumer, Lowered, LowerJob, Verification, VerifyJob
 from qcompiler.metrics import metric_named
 from qcompiler.options import Options, default_pipeline, make_options, read_plan
-from qcompiler.pass_manager import PassContext, Progress
+from qcompiler.pass_manager import Pass, PassContext, Progress
 from qcompiler.pipeline import Checks, PassRecord, Pipeline
 from qcompiler.probe import Probe, random_feeds
 from qcompiler.report.html import render_html
@@ -43,7 +43,18 @@ from qcompiler.selection import Quantity
 from qcompiler.sensitivity import SENSITIVITY
 from qcompiler.target import Target
 from qcompiler.targets import find_target, part
-from qcompiler.trials import Best, Rows, Trial, distinct, front, rows_of, smallest_within, undominated
+from qcompiler.trials import (
+    Best,
+    Outcome,
+    Rows,
+    Trial,
+    distinct,
+    front,
+    rows_of,
+    rows_of_width,
+    smallest_within,
+    undominated,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,6 +156,7 @@ class _Compilation:
         self.on_pass = on_pass
         self.passed = 0
         self.search: list[dict[str, Any]] = []
+        self.widths: list[dict[str, Any]] = []
         self.narrow = 0
         self.front: list[Trial] = []
         self.output = Path(output) if output is not None else None
@@ -273,7 +285,14 @@ class _Compilation:
             if not math.isfinite(evaluation.models["float"].metric):
                 self._within_drop(evaluation)
             plan, size = graph.facts[PLAN], self._size(graph, graph.facts[PLAN])
-            trial = Trial(budget, decision, plan, (*records, *decided, *later), evaluation, size)
+            trial = Trial(
+                plan=plan,
+                evaluation=evaluation,
+                size=size,
+                budget=budget,
+                decision=decision,
+                records=(*records, *decided, *later),
+            )
             measured[rows] = trial
             best.offer(trial, graph)
             self.progress("measuring assignments", len(measured), len(measured) + 1)
@@ -290,9 +309,24 @@ class _Compilation:
         self.search = [trial.row() for trial in distinct(trials)]
         assert best.trial is not None
         assert best.graph is not None
+        if len(best.trial.widths) > 1:
+            entries = self.pipeline.passes[fuse], self.pipeline.passes[first], *finish.passes
+            self.widths = [self._in_one_width(bits, *entries) for bits in best.trial.widths]
         if source is not None:  # once more with all checks: the same budget gives the same result
             return self._transformed(source, self._context(best.trial.budget))
         return _Made(best.graph, best.trial.records, best.trial.plan, best.trial.evaluation)
+
+    def _in_one_width(self, bits: int, fuse: Pass, assign: Pass, *finish: Pass) -> dict[str, Any]:
+        """What the report says of all values in so many bits, wherever rows allow it: what a mix of widths is compared with."""
+        gc.collect()
+        preferring: Any = {"prefer": rows_of_width(self.target, bits)}
+        graph, context = self.graph.copy(facts=True), dataclasses.replace(self._context(), budget=None)
+        Pipeline((fuse, dataclasses.replace(assign, **preferring), *finish)).run(graph, context)
+        plan = graph.facts[PLAN]
+        evaluation = self._evaluate(graph, plan, None, None, None)
+        assert evaluation is not None, "checked before"
+        outcome = Outcome(plan=plan, evaluation=evaluation, size=self._size(graph, plan))
+        return {"bits": bits, **outcome.row()}
 
     def _passed(self, record: PassRecord) -> None:
         self.passed += 1
@@ -400,6 +434,7 @@ class _Compilation:
             decision=graph.facts.get(DECISION),
             sensitivity=self.graph.facts.get(SENSITIVITY),
             search=self.search,
+            widths=self.widths,
             pareto=self._points(),
             seconds=time.perf_counter() - self.started,
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

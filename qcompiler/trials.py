@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.plan import Plan
     from qcompiler.pipeline import PassRecord
+    from qcompiler.target import Target
 
 _FIRST_LOSS = 0.02  # a predicted error of 17 dB: most networks begin to lose accuracy somewhere around
 _WIDEN = 5.0
@@ -38,30 +39,19 @@ def rows_of(plan: Plan) -> Rows:
     return tuple(region.row for region in plan.regions)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """An assignment, compiled and measured.
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A plan, compiled and measured.
 
     Attributes:
-        budget: What it was limited to.
-        decision: How its rows were chosen.
-        plan: Its plan.
-        records: What each pass did.
+        plan: The plan.
         evaluation: The measurement.
         size: Bytes of weights and tables.
     """
 
-    budget: Budget
-    decision: Decision
     plan: Plan
-    records: tuple[PassRecord, ...]
     evaluation: Evaluation
     size: int
-
-    @property
-    def rows(self) -> Rows:
-        """What tells it from other trials."""
-        return rows_of(self.plan)
 
     @property
     def measured(self) -> Measured:
@@ -78,24 +68,66 @@ class Trial:
         return self.evaluation.drop(self._label)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """The bits of integers that computed values are stored in, each once, in increasing order."""
+        formats = (group.encoding.format for group in self.plan.group_of_value().values())
+        return tuple(sorted({item.bits for item in formats if item.is_integer}))
+
+    def row(self) -> dict[str, Any]:
+        """What reports say of it."""
+        measured = self.measured
+        return {
+            "sqnr_db": measured.sqnr_db,
+            "metric": measured.metric,
+            "drop": self.drop,
+            "size_bytes": self.size,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Outcome):
+    """An assignment within a budget, compiled and measured.
+
+    Attributes:
+        budget: What it was limited to.
+        decision: How its rows were chosen.
+        records: What each pass did.
+    """
+
+    budget: Budget
+    decision: Decision
+    records: tuple[PassRecord, ...]
+
+    @property
+    def rows(self) -> Rows:
+        """What tells it from other trials."""
+        return rows_of(self.plan)
+
+    @property
     def error(self) -> float:
         """The measured normalised output error."""
         return math.pow(10.0, -self.measured.sqnr_db / 10.0)
 
     def row(self) -> dict[str, Any]:
         """What reports say of it."""
-        measured = self.measured
         return {
+            **super().row(),
             "loss_limit": self.budget.loss,
             "predicted_loss": self.decision.loss,
             "measured_error": self.error,
-            "sqnr_db": measured.sqnr_db,
-            "metric": measured.metric,
-            "drop": self.drop,
             "weight_bits": self.decision.weight_bits,
-            "size_bytes": self.size,
             "latency_ms": self.decision.latency * 1e3,
         }
+
+
+def rows_of_width(target: Target, bits: int) -> tuple[str, ...]:
+    """The names of a target's rows that write integers of so many bits, as they are preferred."""
+    found: dict[str, None] = {}
+    for row in (row for kernel in target.kernel for row in kernel.row):
+        written = target.output_specs(row)[0].numeric
+        if written.is_integer and written.bits == bits:
+            found[row.name] = None
+    return tuple(found)
 
 
 Compile = Callable[[Budget], Trial]

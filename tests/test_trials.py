@@ -37,7 +37,9 @@ def trial(
     sqnr = -10 * math.log10(error)
     models = {"float": Measured(BEFORE, math.inf, 0, 0), "reference": Measured(BEFORE - drop, sqnr, 0, 0)}
     evaluation = Evaluation(METRICS["top1"], 100, models)
-    return Trial(budget or Budget(), decision, plan, (), evaluation, size)
+    return Trial(
+        plan=plan, evaluation=evaluation, size=size, budget=budget or Budget(), decision=decision, records=()
+    )
 
 
 @dataclass

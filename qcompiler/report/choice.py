@@ -302,15 +302,25 @@ def is_chosen(report: words.Report, trial: Mapping[str, Any]) -> bool:
 
 def trial_texts(report: words.Report, trial: Mapping[str, Any]) -> dict[str, str]:
     """A trial's numbers with as many decimals in every one, so that columns of them can be read."""
+    measured = outcome_texts(report, trial)
+    return {
+        "size": measured["size"],
+        "bits": f"{trial['weight_bits']:.2f}",
+        "drop": measured["drop"],
+        "sqnr": measured["sqnr"],
+        "latency": time_text(trial["latency_ms"] / 1e3) if trial["latency_ms"] else "–",
+    }
+
+
+def outcome_texts(report: words.Report, outcome: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured of a plan, likewise."""
     unit = (report.get("metric") or {}).get("unit", "")
-    drop, noise = finite(trial["drop"]), finite(trial["sqnr_db"])
+    drop, noise = finite(outcome["drop"]), finite(outcome["sqnr_db"])
     points = f"{drop * 100 + 0.0:.2f} points" if drop is not None and unit == "fraction" else ""
     return {
-        "size": words.size_text(trial["size_bytes"]),
-        "bits": f"{trial['weight_bits']:.2f}",
+        "size": words.size_text(outcome["size_bytes"]),
         "drop": points or words.drop_text(drop, unit),
         "sqnr": "∞ dB" if noise is None else f"{noise:.1f} dB",
-        "latency": time_text(trial["latency_ms"] / 1e3) if trial["latency_ms"] else "–",
     }
 
 

@@ -102,7 +102,20 @@ def search_section(report: words.Report) -> Html | None:
         element("div", charts, class_="charts") if charts else None,
         _trials(report, trials),
         element("p", hint, class_="soft") if hint else None,
+        _widths(report),
     )
+
+
+def _widths(report: words.Report) -> Html | None:
+    """What one width for all values would have come to, where the plan mixes some."""
+    if not report.get("widths"):
+        return None
+    cells = []
+    for entry in report["widths"]:
+        texts = choice.outcome_texts(report, entry)
+        cells.append((f"{entry['bits']} bits", texts["size"], texts["drop"], texts["sqnr"]))
+    lead = "The plan stores values in several widths. All of them in one, as far as rows allow, come to:"
+    return together(element("p", lead, class_="lead"), table(("width", "size", "drop", "SQNR"), cells))
 
 
 def _drops(report: words.Report, trials: list[Mapping[str, Any]]) -> Html | None:

@@ -42,6 +42,7 @@ def make_report(
     decision: Decision | None,
     sensitivity: Sensitivity | None,
     search: list[dict[str, Any]],
+    widths: list[dict[str, Any]],
     pareto: list[dict[str, Any]],
     seconds: float,
     peak_rss_bytes: int,
@@ -104,6 +105,7 @@ def make_report(
         "assignment": decision.to_json() if decision is not None else None,
         "sensitivity": _sensitivity(sensitivity),
         "search": search,
+        "widths": widths,
         "pareto": pareto,
     }
 

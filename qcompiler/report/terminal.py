@@ -126,10 +126,22 @@ def _searched(report: words.Report) -> list[RenderableType]:
     if steps:
         names = [f"loss ≤ {trial['loss_limit']:.3g}" for trial in steps]
         parts += ["", Text("Search", style="bold"), _trials(report, "limit", names, steps)]
+    if report.get("widths"):
+        parts += ["", Text("Beside one width for all values", style="bold"), _widths(report)]
     if front:
         names = [point["plan"] for point in front]
         parts += ["", Text("Front", style="bold"), _trials(report, "plan", names, front)]
     return parts
+
+
+def _widths(report: words.Report) -> RenderableType:
+    body = table("width")
+    for title in ("size", "drop", "SQNR"):
+        column(body, title, right=True)
+    for entry in report["widths"]:
+        texts = choice.outcome_texts(report, entry)
+        body.add_row(f"{entry['bits']} bits", *(texts[key] for key in ("size", "drop", "sqnr")))
+    return Padding(body, (0, 2))
 
 
 def _trials(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from htp_runs import SOC, HtpRun, run_graph
 from quantized import Quantized, quantize
+from rich.console import Console
 from small_graphs import graph_of, normal
 
 import qcompiler as qc
+from qcompiler.report.terminal import summary
 from qcompiler.targets import find_target
 from qcompiler.targets.hexagon.htp import HtpLibrary, missing
 
@@ -72,6 +75,14 @@ def test_a_drop_lifts_what_it_has_to(tmp_path: Path) -> None:
     assert [region.row for region in result.plan.regions] == ["a16w8", "a8w8", "a8w8"]
     widths = result.report["artifact"]["details"]["activations"]
     assert widths == {"stored": 4, "in_16_bits": 2, "conversions": 1}
+    narrow, wide = result.report["widths"]
+    assert (narrow["bits"], wide["bits"]) == (8, 16)
+    assert narrow["drop"] == pytest.approx(before)
+    assert wide["drop"] < before / 20
+    assert "All of them in one, as far as rows allow" in (tmp_path / "out" / "report.html").read_text()
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(summary(result.report))
+    assert "Beside one width for all values" in console.export_text()
     verification = result.verification
     assert verification is not None
     assert not verification.problems, verification.summary
