@@ -218,8 +218,7 @@ class _Compilation:
             return self._write(made, artifact)
 
     def _budget(self) -> Budget | None:
-        device = self.target.device.get(self.target.chosen_device)
-        return self.options.budget(device.code if device is not None else 0)
+        return self.options.budget(self.target.chosen.code)
 
     def _context(self, budget: Budget | None = None) -> PassContext:
         return PassContext(

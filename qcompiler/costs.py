@@ -78,11 +78,9 @@ class CostModel:
         self.target = target
         self.float_bits = FORMATS[float_format].bits
         self.float_format = float_format
-        device = target.device.get(target.chosen_device)
-        self._rate = dict(device.rate) if device is not None else {}
-        self._bandwidth = device.bandwidth if device is not None else None
-        self._cost = dict(device.cost) if device is not None else {}
-        self._stored = dict(device.stored) if device is not None else {}
+        device = target.chosen
+        self._rate, self._bandwidth = dict(device.rate), device.bandwidth
+        self._cost, self._stored = dict(device.cost), dict(device.stored)
 
     @property
     def known(self) -> bool:

@@ -131,8 +131,7 @@ class Options:
                 f"--io {self.io}: {target.label} {offered} for inputs and outputs{suggest(self.io, target.io_types)}"
             )
         self.chosen_options(target)
-        device = target.device.get(target.chosen_device)
-        if device is None or not device.code:
+        if not target.chosen.code:
             if self.max_flash is not None:
                 raise OptionError(
                     f"--max-flash limits code and constants in the flash of a device, and no code is written for {target.label}; "

@@ -318,15 +318,18 @@ class Target:
         return any(spec.is_quantized for spec in self.row_specs(row).values())
 
     @property
+    def chosen(self) -> Device:
+        """The device compiled for; one of which nothing is known where none is chosen."""
+        return self.device.get(self.chosen_device, Device())
+
+    @property
     def label(self) -> str:
         """Name and device, as given to --target."""
         return f"{self.name}:{self.chosen_device}" if self.chosen_device else self.name
 
     def device_refusal(self, row: Row) -> str | None:
         """Why the chosen device cannot execute a row, or None."""
-        device = self.device.get(self.chosen_device)
-        if device is None:
-            return None
+        device = self.chosen
         for feature in device.features:
             if feature in row.without:
                 return f"{self.chosen_device} ({feature}): {row.without[feature]}"

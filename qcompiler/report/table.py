@@ -48,7 +48,6 @@ def make_report(
     peak_rss_bytes: int,
 ) -> dict[str, Any]:
     """The content of report.json; docs/report.md lists the keys."""
-    device = target.device.get(target.chosen_device)
     nodes, weights = node_rows(graph, plan, decision), weight_rows(graph, plan)
     return {
         "qcompiler": version(),
@@ -66,7 +65,7 @@ def make_report(
             "name": target.name,
             "device": target.chosen_device,
             "title": target.title,
-            "note": device.note if device is not None else "",
+            "note": target.chosen.note,
         },
         "quantized": _quantized(nodes),
         "nodes": nodes,

@@ -82,7 +82,7 @@ def fit_of(
     deployment: Deployment, source: Source, target: Target, max_ram: int | None, max_flash: int | None
 ) -> Fit:
     """Compares what a model takes with the limits and with every part."""
-    memory, device = deployment.memory, target.device[target.chosen_device]
+    memory, device = deployment.memory, target.chosen
     code = device.code
     ram, flash = memory.arena.size, source.constant_bytes + code
     operation, alive = memory.peak

@@ -102,8 +102,8 @@ def crowds(graph: Graph, plan: Plan, target: Target, max_ram: int | None) -> tup
 
 def _memory_limit(target: Target, max_ram: int | None) -> int | None:
     """Bytes that the arena should not exceed: the user's limit, and what the device has besides the stack."""
-    device = target.device[target.chosen_device]
-    limits = [limit for limit in (max_ram, device.memory and device.memory - STACK) if limit is not None]
+    memory = target.chosen.memory
+    limits = [limit for limit in (max_ram, memory and memory - STACK) if limit is not None]
     return min(limits, default=None)
 
 

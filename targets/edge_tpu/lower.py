@@ -8,7 +8,6 @@ from qcompiler.integer.encode import encode_planned
 from qcompiler.integer.session import ProgramSession
 from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.runtime import Session
-from qcompiler.target import Device
 from qcompiler.targets.edge_tpu.file import model_of
 from qcompiler.targets.edge_tpu.flatbuffer import write
 from qcompiler.targets.edge_tpu.guards import check
@@ -46,7 +45,7 @@ def lower(job: LowerJob) -> Lowered:
     check(model)
     data = write(model)
     job.artifact.path(MODEL).write_bytes(data)
-    if PARTITION not in _features(job.target):
+    if PARTITION not in job.target.chosen.features:
         return Lowered(MODEL, len(data))
     found = partition(model)
     details = _with_nodes(found, model, program)
@@ -75,11 +74,7 @@ def program_of(graph: Graph, plan: Plan, target: Target) -> Program:
     Raises:
         TargetError: See `lower`.
     """
-    return legalize(encode_planned(graph, plan, target, floats=INTEGER not in _features(target)))
-
-
-def _features(target: Target) -> tuple[str, ...]:
-    return target.device.get(target.chosen_device, Device()).features
+    return legalize(encode_planned(graph, plan, target, floats=INTEGER not in target.chosen.features))
 
 
 def _unmapped(summary: str, details: dict[str, Any]) -> Iterator[str]:

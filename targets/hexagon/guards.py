@@ -47,8 +47,7 @@ def check(graph: Graph, plan: Plan, target: Target) -> None:
         TargetError: With all that is wrong, one line each.
     """
     _check_kernels(graph, plan)
-    device = target.device.get(target.chosen_device)
-    if device is not None and NO_FLOAT in device.features:
+    if NO_FLOAT in target.chosen.features:
         _check_floats(graph, plan, target)
     _check_float_weights(graph, plan)
     _check_size(graph, target)
@@ -60,7 +59,7 @@ def soc_of(target: Target) -> int:
     Raises:
         TargetError: The device has none.
     """
-    for feature in target.device[target.chosen_device].features:
+    for feature in target.chosen.features:
         if feature.startswith("soc-"):
             return int(feature.removeprefix("soc-"))
     raise TargetError(
@@ -103,8 +102,7 @@ def _check_float_weights(graph: Graph, plan: Plan) -> None:
 
 def _check_size(graph: Graph, target: Target) -> None:
     """Holds codes of constants to what one session of the HTP can address; weights are counted as int8."""
-    device = target.device.get(target.chosen_device)
-    limit = device.flash if device is not None else None
+    limit = target.chosen.flash
     size = sum(value.data.size for value in graph.constants if value.data is not None)
     if limit is not None and size > limit:
         raise TargetError(
