@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.accumulators import Sums
 from qcompiler.errors import QCompilerError
 from qcompiler.lowering import Verification, VerifyJob
 from qcompiler.probe import random_feeds
@@ -53,9 +55,7 @@ class Tally:
         steps: The largest difference, in steps.
         worst: The tensor that it is in.
         largest: The largest difference of an output.
-        total: The sum of all differences of outputs.
-        elements: How many elements of outputs.
-        products: Sums of the products of outputs: reference by itself, package by itself, both.
+        sums: Of all outputs.
     """
 
     samples: int = 0
@@ -67,9 +67,7 @@ class Tally:
     steps: int = 0
     worst: str = ""
     largest: float = 0.0
-    total: float = 0.0
-    elements: int = 0
-    products: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    sums: Sums = field(default_factory=Sums)
 
     def add_codes(self, name: str, expected: NDArray[Any], made: NDArray[Any]) -> None:
         """Compares a quantized tensor. Zero points may have moved with the type: uint8 and 128 is int8 and 0."""
@@ -84,12 +82,9 @@ class Tally:
 
     def add_output(self, expected: NDArray[Any], made: NDArray[Any]) -> None:
         """Compares an output."""
-        one, other = expected.astype(np.float64).reshape(-1), made.astype(np.float64).reshape(-1)
-        gap = np.abs(one - other)
+        gap = np.abs(expected.astype(np.float64) - made)
         self.largest = max(self.largest, float(gap.max(initial=0.0)))
-        self.total += float(gap.sum())
-        self.elements += gap.size
-        self.products += (one @ one, other @ other, one @ other)
+        self.sums.add(expected, made)
 
     @property
     def share(self) -> float:
@@ -99,14 +94,13 @@ class Tally:
     @property
     def cosine(self) -> float:
         """The cosine of all outputs with the reference's; 1 where both are 0."""
-        one, other, both = self.products
-        return float(both / np.sqrt(one * other)) if one * other > 0 else float(one == other)
+        return self.sums.cosine()
 
     @property
     def error(self) -> float:
         """The root of the mean square of all differences, relative to that of the reference's outputs."""
-        one, other, both = self.products
-        return float(np.sqrt(max(one + other - 2 * both, 0.0) / one)) if one > 0 else float(other > 0)
+        signal, noise = self.sums.signal, self.sums.noise
+        return math.sqrt(noise / signal) if signal > 0 else float(noise > 0)
 
 
 def _error_of(cosine: float) -> float:
@@ -216,7 +210,7 @@ class PackageRunner(BatchRunner):
             summary="; ".join([done, *problems]) + ".",
             problems=tuple(problems),
             max_abs_diff=tally.largest,
-            mean_abs_diff=tally.total / max(tally.elements, 1),
+            mean_abs_diff=tally.sums.absolute / max(tally.sums.count, 1),
             details=self._details(),
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from qcompiler.integer.operations import Softmax
 from qcompiler.integer.work_counts import macs
+from qcompiler.output_gap import OutputGap
 from qcompiler.targets.edge_tpu.litert import Interpreter
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ class Tally:
         differences: How many of them differ.
         largest: The largest difference, in codes.
         total: The sum of all differences, in codes.
-        agreeing: Samples whose largest output is the same one.
         worst: The tensor in which the first difference was found.
         left_out: Samples that would have ended the process.
     """
@@ -48,7 +48,6 @@ class Tally:
     differences: int = 0
     largest: int = 0
     total: int = 0
-    agreeing: int = 0
     worst: str = ""
     left_out: int = 0
 
@@ -67,11 +66,6 @@ class Tally:
     def mean(self) -> float:
         """The mean difference, in codes."""
         return self.total / max(self.elements, 1)
-
-    @property
-    def agreement(self) -> float:
-        """How often the largest output is the same one."""
-        return self.agreeing / max(self.samples, 1)
 
 
 def allowed(program: Program) -> int:
@@ -156,6 +150,7 @@ class ByDefault:
 
     Attributes:
         tally: What came of it so far.
+        gap: The same of outputs as a whole: which one is the largest.
     """
 
     def __init__(self, data: bytes, program: Program) -> None:
@@ -164,23 +159,13 @@ class ByDefault:
         Raises:
             TargetError: LiteRT refuses the file.
         """
-        self.tally = Tally()
+        self.tally, self.gap = Tally(), OutputGap()
         self._interpreter = Interpreter(data, program, reference=False)
 
     def add(self, inputs: Codes, expected: Codes) -> None:
         """Compares the outputs of some samples."""
-        made, count = self._interpreter.outputs(inputs), len(next(iter(inputs.values())))
+        made = self._interpreter.outputs(inputs)
         for name, codes in made.items():
             self.tally.add(name, expected[name], codes)
-        self.tally.agreeing += _same_largest(made, expected)
-        self.tally.samples += count
-
-
-def _same_largest(made: Codes, expected: Codes) -> int:
-    """Of how many samples the largest element of every array is where it should be, equals included."""
-    count = len(next(iter(made.values())))
-    same = np.ones(count, bool)
-    for name, codes in made.items():
-        flat, other = codes.reshape(count, -1), expected[name].reshape(count, -1)
-        same &= flat[np.arange(count), other.argmax(axis=1)] == flat.max(axis=1)
-    return int(same.sum())
+        self.gap.add(expected, made)
+        self.tally.samples = self.gap.samples

@@ -117,7 +117,7 @@ class _Integers(ProgramSession):
         if reference is not None:
             _report_reference(reference.tally, self._found)
         if default is not None:
-            _report_default(default.tally, self._found)
+            _report_default(default, self._found)
         if reference is None:
             return self._found.verification(ran=False)
         return self._found.verification(
@@ -209,15 +209,16 @@ def _report_reference(tally: Tally, found: _Findings) -> None:
         )
 
 
-def _report_default(tally: Tally, found: _Findings) -> None:
+def _report_default(default: ByDefault, found: _Findings) -> None:
+    tally, agreement = default.tally, default.gap.agreement
     found.details["default kernels"] = {
         "samples": tally.samples,
         "mean_codes": tally.mean,
         "largest_codes": tally.largest,
-        "agreement": tally.agreement,
+        "agreement": agreement,
     }
-    text = f"its default kernels differ by {tally.mean:.2g} codes on average (at most {tally.largest}) and agree on the largest output for {tally.agreement:.1%} of {tally.samples} samples"
-    if tally.mean > _MEAN_TOLERANCE or tally.agreement < _AGREEMENT:
+    text = f"its default kernels differ by {tally.mean:.2g} codes on average (at most {tally.largest}) and agree on the largest output for {agreement:.1%} of {tally.samples} samples"
+    if tally.mean > _MEAN_TOLERANCE or agreement < _AGREEMENT:
         found.problems.append(f"{text}; tolerated are {_MEAN_TOLERANCE:g} codes and {_AGREEMENT:.0%}")
     else:
         found.done.append(text)

@@ -82,7 +82,7 @@ def figures(folder: Path, target: str, tensors: int, samples: int) -> Iterator[t
         found, other = reference.tally, default.tally
         text = f"{found.differences} of {found.elements:,} elements, {found.samples} samples"
         yield f"differences from the reference kernels, every tensor of {tensors} samples", text, "0"
-        text = f"{other.mean:.3f} codes on average, {other.largest} at most; the same answer for {other.agreeing} of {other.samples}"
+        text = f"{other.mean:.3f} codes on average, {other.largest} at most; the same answer for {default.gap.agreeing} of {other.samples}"
         yield "differences of the default kernels", text, "-"
 
 
