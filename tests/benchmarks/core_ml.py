@@ -8,10 +8,11 @@ DIR has a folder per model with an ONNX file, calibration.npz and evaluation.npz
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from usage import cpu_seconds
 
 import qcompiler as qc
 
@@ -57,7 +58,7 @@ def figures(
 ) -> Iterator[tuple[str, str, str]]:
     """What is measured of a model, line by line."""
     with tempfile.TemporaryDirectory() as name:
-        output, before = Path(name) / "out", _cpu()
+        output, before = Path(name) / "out", cpu_seconds()
         (model,) = folder.glob("*.onnx")
         options = {
             "assign_precision": {"prefer": (row,)},
@@ -68,7 +69,7 @@ def figures(
             pass_options=options, float_format=floats,
         )  # fmt: skip
         seconds = {entry["name"]: entry["seconds"] for entry in result.report["passes"]}
-        yield "CPU seconds, evaluation included", f"{_cpu() - before:.1f}", "-"
+        yield "CPU seconds, evaluation included", f"{cpu_seconds() - before:.1f}", "-"
         yield "seconds of passes", f"{sum(seconds.values()):.1f}", "-"
     size, parameters = result.report["size_bytes"]["compiled"], result.report["model"]["parameters"]
     yield (
@@ -103,11 +104,6 @@ def figures(
         "0.9999" if floats == "float32" else "-",
     )
     yield "operators kept in float32", str(len(result.report["artifact"]["details"]["float32"])), "-"
-
-
-def _cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

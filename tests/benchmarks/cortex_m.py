@@ -10,12 +10,13 @@ emulator, one inference; asked are those of a static build of the library for ne
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from usage import cpu_seconds
 
 import qcompiler as qc
 from qcompiler.integer.evaluate import Executor
@@ -69,11 +70,11 @@ def figures(folder: Path, asked: Asked, library: Path | None, vectors: int) -> I
     """What is measured of a model, line by line."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        before = _cpu()
+        before = cpu_seconds()
         result = compiled(folder, scratch / "m4", "cortex-m4")
         yield (
             "CPU seconds to compile, verified on this machine and for a few vectors on an M4",
-            f"{_cpu() - before:.1f}",
+            f"{cpu_seconds() - before:.1f}",
             "20 s",
         )
         yield from _accuracy(result.report["metric"])
@@ -154,13 +155,6 @@ def compiled(folder: Path, output: Path, core: str, **options: Any) -> qc.Result
         evaluation=str(folder / "evaluation.npz"),
         output=output,
         **options,
-    )
-
-
-def _cpu() -> float:
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     )
 
 

@@ -9,11 +9,12 @@ all others (or of `--samples`), are compared with LiteRT's reference kernels, wh
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from usage import cpu_seconds
 
 import qcompiler as qc
 from qcompiler.integer.evaluate import Executor, quantize_inputs
@@ -54,7 +55,7 @@ def main() -> None:
 def figures(folder: Path, target: str, tensors: int, samples: int) -> Iterator[tuple[str, str, str]]:
     """What is measured of a model, line by line."""
     with tempfile.TemporaryDirectory() as name:
-        output, before = Path(name) / "out", _cpu()
+        output, before = Path(name) / "out", cpu_seconds()
         (model,) = folder.glob("*.onnx")
         result = qc.compile(
             model,
@@ -63,7 +64,7 @@ def figures(folder: Path, target: str, tensors: int, samples: int) -> Iterator[t
             evaluation=str(folder / "evaluation.npz"),
             output=output,
         )
-        yield "CPU seconds to compile, verified", f"{_cpu() - before:.1f}", "40 s"
+        yield "CPU seconds to compile, verified", f"{cpu_seconds() - before:.1f}", "40 s"
         yield from _accuracy(result.report["metric"], ASKED.get(folder.name, "-"))
         data = (output / MODEL).read_bytes()
         file = read(data)
@@ -110,13 +111,6 @@ def _accuracy(metric: Any, asked: str) -> Iterator[tuple[str, str, str]]:
         else ""
     )
     yield metric["name"], f"{text}{kept['sqnr_db']:.1f} dB", asked
-
-
-def _cpu() -> float:
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    )
 
 
 if __name__ == "__main__":

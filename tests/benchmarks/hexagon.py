@@ -11,7 +11,6 @@ onnxruntime's arithmetic: none, all, and what the search lifts for some of the w
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
+from usage import cpu_seconds
 
 import qcompiler as qc
 from qcompiler.data import DataSource
@@ -101,9 +101,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             tools = {"qcompiler": ours} if given.no_peer else {"onnxruntime": peer, "qcompiler": ours}
             for tool, make in tools.items():
-                before = _cpu()
+                before = cpu_seconds()
                 file = make(model, folder, Path(place), given.device)
-                seconds = _cpu() - before
+                seconds = cpu_seconds() - before
                 with HtpLibrary() as library:
                     htp = OnHtp(library, file, soc)
                     found = measured(load(model), htp, data, METRICS.get(name))
@@ -185,13 +185,6 @@ def peer(model: Path, folder: Path, place: Path, device: str) -> Path:
     )  # fmt: skip
     quantize(str(place / "prepared.onnx"), str(place / "peer.onnx"), config)
     return place / "peer.onnx"
-
-
-def _cpu() -> float:
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from qcompiler.metrics import sqnr_db
 from qcompiler.runtime import Session
 from qcompiler.targets import find_target
 from qcompiler.targets.hexagon.guards import soc_of
-from qcompiler.targets.hexagon.htp import HtpLibrary, missing
+from qcompiler.targets.hexagon.htp import HtpLibrary
 
 TARGET = find_target("hexagon")
 GEMM = (
@@ -28,15 +27,6 @@ CONV_RELU = (
     "(float[16,4,6,6] x) => (float[16,4,c,c] y) { c = Conv(x, w, b) y = Relu(c) }",
     {"w": normal(4, 4, 3, 3) / 6, "b": normal(4)},
 )
-
-
-@pytest.fixture(scope="module")
-def library() -> Iterator[HtpLibrary]:
-    lacking = missing()
-    if lacking is not None:
-        pytest.skip(lacking)
-    with HtpLibrary() as found:
-        yield found
 
 
 def test_every_device_has_its_number() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,13 @@ from small_graphs import graph_of, normal
 import qcompiler as qc
 from qcompiler.report.terminal import summary
 from qcompiler.targets import find_target
-from qcompiler.targets.hexagon.htp import HtpLibrary, missing
+from qcompiler.targets.hexagon.htp import HtpLibrary
 
 FORK = (
     "(float[16,8,6,6] x) => (float[16,8,2,2] y) { c = Conv(x, w, b) r = Relu(c) s = Softmax<axis=1>(r) t = Tanh(s) m = Mul(t, r) d = Conv(m, v) y = Relu(d) }",
     {"w": normal(8, 8, 3, 3) / 8, "b": normal(8), "v": normal(8, 8, 3, 3) / 8},
 )
 """The convolutions may differ from what lies between them."""
-
-
-@pytest.fixture(scope="module")
-def library() -> Iterator[HtpLibrary]:
-    lacking = missing()
-    if lacking is not None:
-        pytest.skip(lacking)
-    with HtpLibrary() as found:
-        yield found
 
 
 def kinds(run: HtpRun) -> list[str]:

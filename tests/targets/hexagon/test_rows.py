@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +138,6 @@ LESS = {
 }  # fmt: skip
 """Rows that agree less, of some operators or architectures or all: products of 16-bit activations with 4-bit weights,
 and on v68 with any, are summed up less exactly; some functions are approximated."""
-
-
-@pytest.fixture(scope="module")
-def library() -> Iterator[HtpLibrary]:
-    with HtpLibrary() as found:
-        yield found
 
 
 def test_every_kernel_with_rows_has_graphs() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +100,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "negative indices": (f"{IMAGE} {{ y = Gather<axis=1>(x, k) }}", {"k": np.array([-1, 0])}, "negative indices"),
     "six dimensions": ("(float[16,2,2,2,2,3] x) => (float[16,2,2,2,2,3] y) { y = Relu(x) }", {}, "five dimensions"),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def library() -> Iterator[HtpLibrary]:
-    with HtpLibrary() as found:
-        yield found
 
 
 @pytest.mark.parametrize("bits", [8, 16])

@@ -21,7 +21,7 @@ from qcompiler.ir.plan import Plan, PlannedGroup
 from qcompiler.runtime import Session
 from qcompiler.targets import find_target
 from qcompiler.targets.hexagon.bounds import split_wide_bounds
-from qcompiler.targets.hexagon.htp import HtpLibrary, missing
+from qcompiler.targets.hexagon.htp import HtpLibrary
 from qcompiler.targets.hexagon.rules import broken_rules
 
 TARGET = find_target("hexagon")
@@ -39,15 +39,6 @@ CONV_CLIP = (
     "(float[16,4,6,6] x) => (float[16,4,c,c] y) { c = Conv(x, w) y = Clip(c, low, high) }",
     {"w": normal(4, 4, 3, 3) / 6, "low": np.float32(0), "high": np.float32(1)},
 )
-
-
-@pytest.fixture(scope="module")
-def library() -> Iterator[HtpLibrary]:
-    lacking = missing()
-    if lacking is not None:
-        pytest.skip(lacking)
-    with HtpLibrary() as found:
-        yield found
 
 
 def changed(plan: Plan, node: str, slot: int, change: Callable[[Encoding], Encoding]) -> Plan:
