@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class InsertQdq(Pass):
     """Writes the plan into the graph; the result runs in any ONNX runtime with the plan's numerics.
 
-    Constants become codes with a DequantizeLinear, or with a look-up in a table of theirs; a value stored in an encoding gets one QuantizeLinear and
-    DequantizeLinear behind its definition; a use that wants another encoding than its value has, a pair of its own (one
-    per value and encoding).
+    Constants become codes with a DequantizeLinear, or with a look-up in a table of theirs; a value stored in an encoding
+    gets one QuantizeLinear and DequantizeLinear behind its definition; a use that wants another encoding than its value
+    has, a pair of its own (one per value and encoding).
 
     An encoding whose offset is kept in the bias is written as `x - c`, quantized with zero point 0: of a convolution or
     matrix product, which is linear, `f(x) = f(x - c) + c * sum(w)`, and the last term goes into the bias. The sum is that of

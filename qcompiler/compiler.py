@@ -279,18 +279,9 @@ class _Compilation:
             if rows in measured:
                 return dataclasses.replace(measured[rows], budget=budget, decision=decision)
             later = tuple(finish.run(graph, context))
-            evaluation = self._evaluate(graph, graph.facts[PLAN], None, None, None)
-            assert evaluation is not None, "checked before"
-            if not math.isfinite(evaluation.models["float"].metric):
-                self._within_drop(evaluation)
-            plan, size = graph.facts[PLAN], self._size(graph, graph.facts[PLAN])
+            outcome = self._outcome(graph)
             trial = Trial(
-                plan=plan,
-                evaluation=evaluation,
-                size=size,
-                budget=budget,
-                decision=decision,
-                records=(*records, *decided, *later),
+                **vars(outcome), budget=budget, decision=decision, records=(*records, *decided, *later)
             )
             measured[rows] = trial
             best.offer(trial, graph)
@@ -321,11 +312,16 @@ class _Compilation:
         preferring: Any = {"prefer": rows_of_width(self.target, bits)}
         graph, context = self.graph.copy(facts=True), dataclasses.replace(self._context(), budget=None)
         Pipeline((fuse, dataclasses.replace(assign, **preferring), *finish)).run(graph, context)
+        return {"bits": bits, **self._outcome(graph).row()}
+
+    def _outcome(self, graph: Graph) -> Outcome:
+        """What came of a plan that the pipeline has written, measured."""
         plan = graph.facts[PLAN]
         evaluation = self._evaluate(graph, plan, None, None, None)
         assert evaluation is not None, "checked before"
-        outcome = Outcome(plan=plan, evaluation=evaluation, size=self._size(graph, plan))
-        return {"bits": bits, **outcome.row()}
+        if not math.isfinite(evaluation.models["float"].metric):
+            self._within_drop(evaluation)
+        return Outcome(plan=plan, evaluation=evaluation, size=self._size(graph, plan))
 
     def _passed(self, record: PassRecord) -> None:
         self.passed += 1

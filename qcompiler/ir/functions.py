@@ -48,8 +48,8 @@ _BODIES = {
 }
 
 COMPOSITES = tuple(_BODIES)
-"""The operators of the domain "qcompiler". TableLookup decodes constants: entries of a table by their codes, times scales.
- RMSNormalization here normalises over the one axis it names."""
+"""The operators of the domain "qcompiler". RMSNormalization here normalises over the one axis it names; TableLookup decodes
+constants: entries of a table by their codes, times scales."""
 
 
 @functools.cache
