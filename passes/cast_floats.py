@@ -11,12 +11,10 @@ from onnx import helper
 from qcompiler import ops
 from qcompiler.ir.encoding import FORMATS
 from qcompiler.ir.plan import PLAN
-from qcompiler.observed import RANGES
+from qcompiler.narrow_floats import overflow
 from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from qcompiler.ir.encoding import Format
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node, Value
@@ -69,30 +67,6 @@ def _is_castable(node: Node) -> bool:
         and not node.subgraphs
         and any(value is not None and value.dtype == np.float32 for value in node.outputs)
     )
-
-
-def overflow(graph: Graph, node: Node, narrow: Format) -> str:
-    """Why a narrow float format does not hold what a node reads or was observed to write; empty where it does."""
-    ranges = graph.facts.get(RANGES)
-    for _, value in node.operands():
-        if value.data is not None and value.dtype == np.float32 and _exceeds(value.data, narrow.maximum):
-            return f"the constant {value.name!r} exceeds {narrow.name}"
-    for output in node.outputs:
-        if (
-            output is not None
-            and ranges is not None
-            and ranges.statistics is not None
-            and output.name in ranges.statistics
-        ):
-            seen = ranges.statistics[output.name]
-            if max(-float(seen.low[0]), float(seen.high[0])) > narrow.maximum / 2:
-                return f"{output.name!r} was observed up to {float(seen.high[0]):.3g}, too near the limit of {narrow.name}"
-    return ""
-
-
-def _exceeds(data: NDArray[np.float32], limit: float) -> bool:
-    finite = data[np.isfinite(data)]
-    return bool(finite.size) and float(np.abs(finite).max()) > limit
 
 
 class _Caster:

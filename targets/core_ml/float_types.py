@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.ir.encoding import FORMATS
-from qcompiler.passes.cast_floats import overflow
+from qcompiler.narrow_floats import overflow
 from qcompiler.scale_formats import scale_loss
 
 if TYPE_CHECKING:
