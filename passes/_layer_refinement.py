@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from qcompiler import ops
+from qcompiler.codebooks import lasting_zeros
 from qcompiler.layer_rows import Layer
 from qcompiler.moments import Moments
 from qcompiler.passes._group_encodings import LARGEST_BIAS, product_encoding
@@ -261,7 +262,8 @@ class Refinement:
         free = _has_bias(node) and not (node.input(2) is None and node.name in self.derives)
         gram, cross = moments.gram(centred=free), moments.cross(centred=free)
         wanted = retargeted(weights, gram, cross, _RETARGETING * damping)
-        problem, grid = Quadratic(wanted, damped(gram, damping)), grid_of(group.encoding, layer)
+        problem = Quadratic(wanted, damped(gram, damping))
+        grid = dataclasses.replace(grid_of(group.encoding, layer), zeros=_lasting(group.encoding, weights))
         fine = group.encoding.format.bits >= _FINE_BITS
         sweeps = 1 if fine else self.settings.sweeps
         for fixed in (self.settings.fixed or fine or group.encoding.block is not None, True):
@@ -382,6 +384,11 @@ def _rounded(problem: Quadratic, grid: Grid, sweeps: int, *, fixed: bool) -> tup
         return round_to_table(problem, grid, sweeps=sweeps, fixed=fixed)
     codes, scale = round_codes(problem, grid, sweeps=sweeps, fixed=fixed)
     return codes, dataclasses.replace(grid, scale=scale)
+
+
+def _lasting(encoding: Encoding, weights: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+    """The weights that were pruned, if the encoding has a zero for them: a table of a given plan may have none."""
+    return lasting_zeros(weights) if encoding.table is None or (encoding.table == 0).any() else None
 
 
 def grid_of(encoding: Encoding, layer: Layer) -> Grid:

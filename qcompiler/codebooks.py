@@ -16,6 +16,7 @@ _EXACT_LEVELS = 64
 _HISTOGRAM = 4096
 _BINS = np.linspace(0, 1, 160)
 _ROUNDS = 6
+_PRUNED = 1 / 8
 
 
 def codebook(elements: NDArray[Any], levels: int, weights: NDArray[Any] | None = None) -> NDArray[np.float32]:
@@ -31,7 +32,8 @@ def codebook(elements: NDArray[Any], levels: int, weights: NDArray[Any] | None =
         weights: Of the elements, not negative; None for equal ones.
 
     Returns:
-        [levels], in increasing order. Where there are fewer different elements, some entries are alike.
+        [levels], in increasing order. Where there are fewer different elements, some entries are alike. One is 0 where zeros have to
+        stay zeros, see `lasting_zeros`.
     """
     flat = np.asarray(elements, np.float64).reshape(-1)
     order = np.argsort(flat, kind="stable")
@@ -41,7 +43,16 @@ def codebook(elements: NDArray[Any], levels: int, weights: NDArray[Any] | None =
         [np.concatenate([[0.0], np.cumsum(item)]) for item in (mass, mass * values, mass * values**2)]
     )
     start = _best_of_bins(values, sums, levels) if levels <= _EXACT_LEVELS else _companded(values, levels)
-    return _settled(start, values, sums).astype(np.float32)
+    return _settled(start, values, sums, zero=lasting_zeros(flat) is not None).astype(np.float32)
+
+
+def lasting_zeros(weights: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where weights are 0 and have to stay 0, because so many are that they were pruned; None where a few happen to be.
+
+    From an eighth on: fewer zeros make no format smaller that marks them with a bit per weight of 8 bits.
+    """
+    zeros = np.asarray(weights == 0)
+    return zeros if zeros.any() and zeros.mean() >= _PRUNED else None
 
 
 def _companded(values: Floats, levels: int) -> Floats:
@@ -77,11 +88,13 @@ def _centres(ends: NDArray[Any], sums: Floats, otherwise: Floats) -> Floats:
     return np.sort(np.divide(first, count, out=otherwise.copy(), where=count > 0))
 
 
-def _settled(entries: Floats, values: Floats, sums: Floats) -> Floats:
-    """Entries from which no step leads further."""
+def _settled(entries: Floats, values: Floats, sums: Floats, *, zero: bool) -> Floats:
+    """Entries from which no step leads further; with `zero`, the one that is nearest to 0 is 0."""
     for _ in range(_STEPS):
         ends = np.concatenate([[0], np.searchsorted(values, (entries[1:] + entries[:-1]) / 2), [len(values)]])
         moved = _centres(ends, sums, entries)
+        if zero:
+            moved[np.abs(moved).argmin()] = 0.0
         if np.array_equal(moved, entries):
             break
         entries = moved

@@ -45,6 +45,7 @@ class Grid:
         most: Highest code.
         table: Entries in increasing order, where codes look numbers up: then these are the points, in units of the scale, wherever
             codes are spoken of.
+        zeros: Which weights are 0 and have to stay 0, [groups, outputs, inputs]; None where none has to.
     """
 
     scale: NDArray[np.float64]
@@ -52,6 +53,7 @@ class Grid:
     least: int
     most: int
     table: NDArray[np.float64] | None = None
+    zeros: NDArray[np.bool_] | None = None
 
     def snap(
         self, units: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
@@ -59,12 +61,16 @@ class Grid:
         """The nearest points to numbers in units of the scale, between the lowest and the highest code of each."""
         if self.table is None:
             return np.clip(np.rint(units), low, high)
-        return self.table[np.searchsorted((self.table[1:] + self.table[:-1]) / 2, units)]
+        found = self.table[np.searchsorted((self.table[1:] + self.table[:-1]) / 2, units)]
+        return found if self.zeros is None else np.where(low == high, 0.0, found)
 
     @property
     def ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lowest and highest code, less the zero points."""
-        return self.least - self.zero, self.most - self.zero
+        """Lowest and highest code, less the zero points; both are 0 for what has to stay 0."""
+        low, high = self.least - self.zero, self.most - self.zero
+        if self.zeros is None:
+            return low, high
+        return np.where(self.zeros, 0.0, low), np.where(self.zeros, 0.0, high)
 
     def nearest(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """The codes of the nearest points."""

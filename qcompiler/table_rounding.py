@@ -41,6 +41,8 @@ def round_to_table(
         return codes_at(problem, grid, sweeps), grid
     power = np.einsum("gkk->gk", problem.gram)[:, None, :] * grid.scale**2
     units = problem.wanted / grid.scale
+    if grid.zeros is not None:
+        units = np.where(grid.zeros, 0.0, units)
     entries = codebook(units, len(grid.table), np.broadcast_to(power, units.shape)).astype(np.float64)
     best = grid, codes_at(problem, grid, sweeps)
     trial = dataclasses.replace(grid, table=entries)
@@ -63,6 +65,8 @@ def _moved(problem: Quadratic, grid: Grid, points: NDArray[np.float64]) -> Grid:
     scale = np.maximum(scale, MIN_SCALE).astype(np.float32).astype(np.float64)
     table, residual = grid.table.copy(), (problem.wanted - points * scale) @ problem.gram
     for index, entry in enumerate(grid.table):
+        if entry == 0 and grid.zeros is not None:
+            continue
         taken = (points == entry) * scale
         product = taken @ problem.gram
         power = float((product * taken).sum())

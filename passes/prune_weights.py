@@ -1,0 +1,105 @@
+"""prune_weights: sets the weights of least magnitude to zero, for targets that store zeros in less space or skip them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from qcompiler import ops
+from qcompiler.errors import OptionError
+from qcompiler.ir.facts import CANONICAL
+from qcompiler.observed import IMPORTED
+from qcompiler.pass_manager import Effect, Level, Pass, PassContext, PassResult
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qcompiler.ir.graph import Graph
+    from qcompiler.ir.node import Node, Value
+
+_RUN = 4
+_KEPT = 2
+"""Of every run of four weights along the input channels, two are kept."""
+
+
+@dataclass(frozen=True)
+class PruneWeights(Pass):
+    """Sets weights of convolutions and matrix products to zero, those of least magnitude.
+
+    `pattern` says which. `unstructured` takes the share `sparsity` of every tensor, wherever they are. `2:4` takes two of every four
+    that follow one another along the input channels, of equal ones the later; tensors whose input channels are no multiple of four
+    are left alone, and `sparsity` has no meaning. (Han et al., Learning both Weights and Connections, 2015; Mishra et al.,
+    Accelerating Sparse Deep Neural Networks, 2021.) The network is not trained again, so measure what it costs.
+
+    Zeros stay zeros in everything behind: integer encodings hold zero exactly, tables get an entry for it, and `round_weights` leaves
+    zeros where they are. Biases are not touched.
+    """
+
+    name = "prune_weights"
+    effect = Effect.APPROXIMATE
+    requires = (CANONICAL,)
+
+    sparsity: float = 0.5
+    pattern: Literal["unstructured", "2:4"] = "unstructured"
+
+    def run(self, graph: Graph, context: PassContext) -> PassResult:
+        """Replaces constants; of one that several layers read, the first says which weights stay.
+
+        Raises:
+            OptionError: The sparsity is not between 0 and 1.
+        """
+        if not 0 <= self.sparsity < 1:
+            raise OptionError(
+                f"The option sparsity of the pass {self.name} is {self.sparsity}; it is a share, from 0 to less than 1."
+            )
+        result, seen = PassResult(), set[str]()
+        for node in graph.topological():
+            value = node.input(1)
+            if ops.info(node).kind != "weighted" or value is None or value.data is None or value.name in seen:
+                continue
+            data = np.asarray(value.data)
+            kept = _fixed(graph, value) or self._kept(node, data)
+            if isinstance(kept, str):
+                result.say(Level.INFO, node.name, f"its weights are not pruned: {kept}")
+            elif (data[~kept] != 0).any() and context.allow(f"{self.name} at {node.name}"):
+                pruned = graph.add_constant(f"{value.name}.pruned", np.where(kept, data, data.dtype.type(0)))
+                graph.replace_uses(value, pruned)
+                seen.add(pruned.name)
+                result.count("zeros", int((~kept).sum()))
+                result.count("pruned tensors")
+        return result
+
+    def _kept(self, node: Node, data: NDArray[Any]) -> NDArray[np.bool_] | str:
+        """Which weights stay, or why all do."""
+        if self.pattern == "unstructured":
+            return _largest(np.abs(data).reshape(1, -1), data.size - int(self.sparsity * data.size)).reshape(
+                data.shape
+            )
+        axis = ops.info(node).contraction_axis(node, 1)
+        if axis is None or data.shape[axis] % _RUN:
+            channels = "none that are known" if axis is None else str(data.shape[axis])
+            return f"it has {channels} input channels, no multiple of {_RUN}"
+        last = np.moveaxis(data, axis, -1)
+        kept = _largest(np.abs(last).reshape(-1, _RUN), _KEPT)
+        return np.moveaxis(kept.reshape(last.shape), -1, axis)
+
+
+def _fixed(graph: Graph, value: Value) -> str:
+    """Why a constant must not be changed, or nothing."""
+    if np.asarray(value.data).dtype.kind != "f":
+        return "they are no floats"
+    if value.name in (graph.facts.get(IMPORTED) or {}):
+        return "they came quantized with the model"
+    if value.is_output or any(use.slot != 1 or ops.info(use.node).kind != "weighted" for use in value.uses):
+        return "something else than layers reads them"
+    return ""
+
+
+def _largest(magnitudes: NDArray[Any], count: int) -> NDArray[np.bool_]:
+    """Where the largest of every row are, the first of equal ones; [rows, elements]."""
+    order = np.argsort(-magnitudes, axis=1, kind="stable")
+    kept = np.zeros(magnitudes.shape, np.bool_)
+    np.put_along_axis(kept, order[:, :count], True, axis=1)
+    return kept
