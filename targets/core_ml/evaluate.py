@@ -158,7 +158,8 @@ class Evaluator:
             if op.op_type == "const":
                 continue
             if op.op_type.startswith("constexpr_"):
-                self._known[op.outputs[0]] = _widened(np.asarray(op.materialized_val_inference()))
+                if len(op.outputs) == 1:  # those with a mask as well are part of the operator that reads them
+                    self._known[op.outputs[0]] = _widened(np.asarray(op.materialized_val_inference()))
                 continue
             inputs = {name: self._operand(item) for name, item in op.inputs.items() if item is not None}
             for item in inputs.values():

@@ -18,6 +18,7 @@ from qcompiler.targets.core_ml import (
     quantization,
     recurrent,
     reductions,
+    sparse,
 )
 from qcompiler.targets.core_ml.author import Author, Emit
 from qcompiler.targets.core_ml.float_types import FloatTypes
@@ -97,20 +98,33 @@ def constant_bytes(graph: Graph, plan: Plan, target: Target) -> int:
     """
     planned = graph.facts.get(PLANNED) or graph
     width, bits, groups = FORMATS[plan.float_format].bits, 0, plan.group_of_use()
+    masks = int(opset_of(target)) >= sparse.CODES_FROM
     for value in planned.constants:
         readers = {groups.get((use.node.name, use.slot)) for use in value.uses}
         for encoding in {None if group is None else group.encoding for group in readers}:
-            bits += _constant_bits(value, encoding, width)
+            bits += _constant_bits(value, encoding, width, masks=masks)
     return -(-bits // 8)
 
 
-def _constant_bits(value: Value, encoding: Encoding | None, width: int) -> int:
-    """Bits of a constant as some of its readers read it; sizes and axes are not stored apart from the program."""
+def _constant_bits(value: Value, encoding: Encoding | None, width: int, *, masks: bool) -> int:
+    """Bits of a constant as some of its readers read it; sizes and axes are not stored apart from the program.
+
+    Args:
+        value: The constant.
+        encoding: How it is stored; None where it is not quantized.
+        width: Bits of a float.
+        masks: Whether codes are stored with a mask where that is smaller.
+    """
     assert value.data is not None
     if encoding is None:
         return value.data.size * width if value.data.dtype.kind == "f" else 0
     floats = sum(item.size for item in (encoding.scale, encoding.table) if item is not None)
-    return value.data.size * encoding.format.bits + floats * width
+    codes = value.data.size * encoding.format.bits
+    if masks and (encoding.table is None or encoding.scale is None):
+        known = encoding.fake_quantize(value.data) != 0
+        if sparse.is_smaller(known, encoding.format.bits):
+            codes = sparse.bits_of(known, encoding.format.bits)
+    return codes + floats * width
 
 
 def opset_of(target: Target) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcompiler.targets.core_ml import sparse
 from qcompiler.targets.core_ml.author import Emit
 from qcompiler.targets.core_ml.refusals import Unsupported
 
@@ -37,10 +38,18 @@ def window(node: Node, sides: int) -> dict[str, Any]:
     return {"strides": strides, "pad_type": "custom", "pad": pairs}
 
 
+def _weight(author: Author) -> Var:
+    """The weight; with a mask, where it has so many zeros that this is smaller."""
+    weight = author.read(1)
+    if not isinstance(weight, np.ndarray) or not sparse.is_smaller(weight != 0, 8 * weight.itemsize):
+        return weight
+    return sparse.floats(author, weight)
+
+
 def _conv(author: Author, node: Node) -> Var:
     sides = author.rank() - 2
     return author.op(
-        "conv", x=author.read(0), weight=author.read(1), bias=author.read(2), groups=int(node.attributes.get("group", 1)),
+        "conv", x=author.read(0), weight=_weight(author), bias=author.read(2), groups=int(node.attributes.get("group", 1)),
         dilations=[int(item) for item in node.attributes.get("dilations", [1] * sides)], **window(node, sides),
     )  # fmt: skip
 
@@ -59,7 +68,7 @@ def _conv_transpose(author: Author, node: Node) -> Var:
         longer[side] -= kept
     bias = author.read(2)
     result = author.op(
-        "conv_transpose", x=author.read(0), weight=author.read(1), bias=None if any(longer) else bias, pad_type="custom", pad=pads,
+        "conv_transpose", x=author.read(0), weight=_weight(author), bias=None if any(longer) else bias, pad_type="custom", pad=pads,
         strides=[int(item) for item in given.get("strides", [1] * sides)], groups=int(given.get("group", 1)),
         dilations=[int(item) for item in given.get("dilations", [1] * sides)],
     )  # fmt: skip
@@ -76,7 +85,7 @@ def _gemm(author: Author, node: Node) -> Var:
     plain = not given.get("transA", 0) and given.get("alpha", 1.0) == 1.0 and given.get("beta", 1.0) == 1.0
     row = bias is None or (isinstance(bias, np.ndarray) and bias.ndim == 1)
     if plain and given.get("transB", 0) and weight is not None and author.is_stored(weight) and row:
-        return author.op("linear", x=author.read(0), weight=author.read(1), bias=bias)
+        return author.op("linear", x=author.read(0), weight=_weight(author), bias=bias)
     product = author.op(
         "matmul", x=author.read(0), y=author.read(1),
         transpose_x=bool(given.get("transA", 0)), transpose_y=bool(given.get("transB", 0)),

@@ -10,6 +10,7 @@ import numpy as np
 from qcompiler.ir.encoding import FORMATS
 from qcompiler.ir.functions import LOOKUP
 from qcompiler.scale_formats import rounded_scale
+from qcompiler.targets.core_ml import sparse
 from qcompiler.targets.core_ml.author import Emit
 from qcompiler.targets.core_ml.refusals import Unsupported
 
@@ -67,12 +68,25 @@ class EncodedConstant:
         )
 
     def _blocks(self, author: Author, name: str, scale: NDArray[Any]) -> Var:
-        zero, codes = self.zero_point, author.packed(self.codes, self.codes.dtype.name)
-        offset = (
-            self._along(author.packed(zero, self.codes.dtype.name)) if zero.astype(np.int32).any() else None
-        )
-        inputs = {"data": codes, "scale": self._along(scale)} | ({} if offset is None else {"offset": offset})
-        return author.builder.constexpr_blockwise_shift_scale(**inputs, name=name)
+        zero, kind = self.zero_point, self.codes.dtype.name
+        known = self.codes.astype(np.int32) != self._per_element(zero.astype(np.int32))
+        offset = self._along(author.packed(zero, kind)) if zero.astype(np.int32).any() else None
+        inputs = {"scale": self._along(scale)} | ({} if offset is None else {"offset": offset})
+        if sparse.is_smaller(known, FORMATS[kind].bits):
+            codes = author.packed(self.codes[known], kind)
+            mask, data = author.builder.constexpr_sparse_blockwise_shift_scale(
+                data_mask=author.packed(known, "uint1"), nonzero_data=codes, **inputs, name=f"{name}_known"
+            )
+            return author.builder.constexpr_sparse_to_dense(nonzero_data=data, mask=mask, name=name)
+        codes = author.packed(self.codes, kind)
+        return author.builder.constexpr_blockwise_shift_scale(data=codes, **inputs, name=name)
+
+    def _per_element(self, parameter: NDArray[Any]) -> NDArray[Any]:
+        """A parameter in the shape of the codes."""
+        spread = self._along(parameter)
+        for axis, size in enumerate(self.codes.shape):
+            spread = np.repeat(spread, size // spread.shape[axis], axis)
+        return spread
 
     def _along(self, parameter: NDArray[Any]) -> NDArray[Any]:
         """A parameter in the rank of the codes."""
@@ -115,8 +129,15 @@ class LookedUpConstant:
             return author.builder.constexpr_lut_to_dense(
                 indices=_packed(self.codes, bits), lut=table, shape=shape, name=name
             )
-        indices = author.packed(self.codes, f"uint{bits}")
         entries = table.reshape(*[1] * self.codes.ndim, -1, 1)
+        known = self.table[self.codes] != 0
+        if not scaled and sparse.is_smaller(known, bits):
+            mask, data = author.builder.constexpr_lut_to_sparse(
+                indices_mask=author.packed(known, "uint1"), indices_nonzero_data=author.packed(self.codes[known], f"uint{bits}"),
+                lut=entries, name=f"{name}_known",
+            )  # fmt: skip
+            return author.builder.constexpr_sparse_to_dense(nonzero_data=data, mask=mask, name=name)
+        indices = author.packed(self.codes, f"uint{bits}")
         looked_up = author.builder.constexpr_lut_to_dense(
             indices=indices, lut=entries, name=f"{name}_entries" if scaled else name
         )

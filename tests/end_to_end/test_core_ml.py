@@ -151,6 +151,30 @@ def test_tables_of_weights(tmp_path: Path) -> None:
     assert "table4" in run_cli("explain", tmp_path / "out", "stem/conv").out
 
 
+def test_pruned_weights(tmp_path: Path) -> None:
+    """The pass says what it did, and the package of mostly zeros is smaller and verified."""
+    words = ("--pass", "prune_weights", "--option", "prune_weights.sparsity=0.75")
+    done = compiled(tmp_path / "pruned", *words, target="core-ml:ios18")
+    assert done.code == 0, done.err
+    assert compiled(tmp_path / "dense", target="core-ml:ios18").code == 0
+    pruned, dense = report_of(tmp_path / "pruned"), report_of(tmp_path / "dense")
+    assert pruned["verify"]["passed"]
+    (record,) = (entry for entry in pruned["passes"] if entry["name"].startswith("prune_weights"))
+    assert record["counts"]["pruned tensors"] == 10
+    assert pruned["size_bytes"]["compiled"] < dense["size_bytes"]["compiled"] - 1000
+    block = specification(tmp_path / "pruned").mlProgram.functions["main"].block_specializations["CoreML8"]
+    assert "constexpr_sparse_to_dense" in {op.type for op in block.operations}
+
+
+def test_a_sparsity_that_is_no_share(tmp_path: Path) -> None:
+    done = compiled(tmp_path / "out", "--pass", "prune_weights", "--option", "prune_weights.sparsity=1.5")
+    assert done.code == 1
+    told = " ".join(done.err.split())
+    assert "sparsity of the pass prune_weights is 1.5; it is a share" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_chips_whose_engine_does_not_multiply_int8_get_weights_only(tmp_path: Path) -> None:
     assert compiled(tmp_path / "out", target="core-ml:ios17-a16").code == 0
     rows = {node["row"] for node in report_of(tmp_path / "out")["nodes"] if node["quantized"]}
