@@ -16,6 +16,7 @@ from qcompiler.moments import Moments
 from qcompiler.passes._group_encodings import LARGEST_BIAS, product_encoding
 from qcompiler.passes._joint_ranges import search_range
 from qcompiler.passes._quantized_twin import QuantizedTwin, set_layer
+from qcompiler.passes.prune_weights import UNPRUNED, unpruned
 from qcompiler.rounding import Grid, Quadratic, damped, retargeted, round_codes
 from qcompiler.stepping import Stepper
 from qcompiler.table_rounding import round_to_table
@@ -136,7 +137,7 @@ class Refinement:
         self.searched = 0
         batch = _batch(graph, source)
         half = settings.memory // 2
-        self._float = Stepper(graph.copy(), source, batch=batch, budget=half)
+        self._float = Stepper(_wanted(graph), source, batch=batch, budget=half)
         self._quantized = Stepper(self.twin.graph, source, batch=batch, budget=half)
         self._settled: set[str] = set()
 
@@ -144,7 +145,7 @@ class Refinement:
         """Chooses a layer's weights, scales and bias, and the range of its input if no layer before has read it."""
         node = layer.node
         group, activation = self.groups[node.name, 1], self.groups.get((node.name, 0))
-        weights = layer.matrix(_data(node, 1))
+        weights = layer.matrix(unpruned(self.graph, _constant(node, 1)))
         batches = list(self._watch(layer))
         if activation is not None:
             self._settle(activation, layer, weights, batches)
@@ -263,7 +264,9 @@ class Refinement:
         gram, cross = moments.gram(centred=free), moments.cross(centred=free)
         wanted = retargeted(weights, gram, cross, _RETARGETING * damping)
         problem = Quadratic(wanted, damped(gram, damping))
-        grid = dataclasses.replace(grid_of(group.encoding, layer), zeros=_lasting(group.encoding, weights))
+        grid = dataclasses.replace(
+            grid_of(group.encoding, layer), zeros=_lasting(group.encoding, layer.matrix(_data(node, 1)))
+        )
         fine = group.encoding.format.bits >= _FINE_BITS
         sweeps = 1 if fine else self.settings.sweeps
         for fixed in (self.settings.fixed or fine or group.encoding.block is not None, True):
@@ -352,11 +355,24 @@ def _has_bias(node: Node) -> bool:
     return ops.takes_bias(node) and (bias is None or bias.is_constant)
 
 
-def _data(node: Node, slot: int) -> NDArray[Any]:
-    """The elements of a constant input."""
+def _constant(node: Node, slot: int) -> Value:
     value = node.input(slot)
     assert value is not None
-    return np.asarray(value.data)
+    return value
+
+
+def _data(node: Node, slot: int) -> NDArray[Any]:
+    """The elements of a constant input."""
+    return np.asarray(_constant(node, slot).data)
+
+
+def _wanted(graph: Graph) -> Graph:
+    """The network whose outputs are wanted: with all weights, where some were pruned."""
+    whole = graph.copy()
+    for name, data in (graph.facts.get(UNPRUNED) or {}).items():
+        if whole.has_value(name):
+            whole.replace_uses(whole.value(name), whole.add_constant(f"{name}.whole", data))
+    return whole
 
 
 def _shortcut(out: Value) -> _Shortcut | None:

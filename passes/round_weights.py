@@ -35,8 +35,9 @@ class RoundWeights(Pass):
     `depth` rows per input. `damping` draws weights towards the float ones, in units of the mean power of the inputs.
     `memory_mb` bounds what is kept of activations. A layer is left alone where its weights came quantized with the model,
     are shared by several layers, or are of another format than integers and tables of up to `bits`. Entries of tables are
-    found along with what is looked up. With a given plan only codes and biases are chosen; scales are the plan's. Where an
-    eighth of a layer's weights or more is 0, these stay 0. Without calibration data nothing happens.
+    found along with what is looked up. With a given plan only codes and biases are chosen; scales are the plan's. Where three
+    eighths of a layer's weights or more are 0, these stay 0, and the others make up for what `prune_weights` took. Without calibration data
+    nothing happens.
     """
 
     name = "round_weights"

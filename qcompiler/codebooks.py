@@ -16,7 +16,8 @@ _EXACT_LEVELS = 64
 _HISTOGRAM = 4096
 _BINS = np.linspace(0, 1, 160)
 _ROUNDS = 6
-_PRUNED = 1 / 8
+LASTING = 3 / 8
+"""The share of zeros from which on they were put there on purpose: a fourth or a third comes about by rounding to integers."""
 
 
 def codebook(elements: NDArray[Any], levels: int, weights: NDArray[Any] | None = None) -> NDArray[np.float32]:
@@ -47,12 +48,9 @@ def codebook(elements: NDArray[Any], levels: int, weights: NDArray[Any] | None =
 
 
 def lasting_zeros(weights: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where weights are 0 and have to stay 0, because so many are that they were pruned; None where a few happen to be.
-
-    From an eighth on: fewer zeros make no format smaller that marks them with a bit per weight of 8 bits.
-    """
+    """Where weights are 0 and have to stay 0, because so many are that they were pruned; None where some happen to be."""
     zeros = np.asarray(weights == 0)
-    return zeros if zeros.any() and zeros.mean() >= _PRUNED else None
+    return zeros if zeros.any() and zeros.mean() >= LASTING else None
 
 
 def _companded(values: Floats, levels: int) -> Floats:

@@ -160,7 +160,7 @@ def test_pruned_weights(tmp_path: Path) -> None:
     pruned, dense = report_of(tmp_path / "pruned"), report_of(tmp_path / "dense")
     assert pruned["verify"]["passed"]
     (record,) = (entry for entry in pruned["passes"] if entry["name"].startswith("prune_weights"))
-    assert record["counts"]["pruned tensors"] == 10
+    assert record["counts"]["pruned tensors"] == 5
     assert pruned["size_bytes"]["compiled"] < dense["size_bytes"]["compiled"] - 1000
     block = specification(tmp_path / "pruned").mlProgram.functions["main"].block_specializations["CoreML8"]
     assert "constexpr_sparse_to_dense" in {op.type for op in block.operations}

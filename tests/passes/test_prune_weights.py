@@ -17,6 +17,7 @@ from qcompiler.ir.graph import Graph
 from qcompiler.pass_manager import PassContext
 from qcompiler.passes import find_pass
 from qcompiler.pipeline import PassRecord, Pipeline
+from qcompiler.runtime import Session
 
 NPU = load_target(Path(__file__).parents[2] / "docs" / "examples" / "npu.toml")
 TABLES = f"""
@@ -89,9 +90,32 @@ def test_what_other_operators_read_stays() -> None:
     assert not record.counts
 
 
-def test_a_sparsity_that_is_no_share() -> None:
-    with pytest.raises(OptionError, match="sparsity of the pass prune_weights is 1"):
-        pruned(TEXT, WEIGHTS, "{sparsity=1.0}")
+def test_layers_of_few_products_stay() -> None:
+    text = "(float[n,8,5,5] x) => (float y) { d = Conv<group=8>(x, w) y = Conv(d, v) }"
+    _, record = pruned(text, {"w": normal(8, 1, 3, 3), "v": normal(6, 8, 2, 2)})
+    assert record.counts == {"zeros": 96, "pruned tensors": 1}
+    assert any("sums of 9 products each" in item.message for item in record.diagnostics)
+
+
+@pytest.mark.parametrize("sparsity", ["1.0", "0.25"])
+def test_a_sparsity_that_is_no_share_or_would_not_last(sparsity: str) -> None:
+    with pytest.raises(OptionError, match=f"sparsity of the pass prune_weights is {sparsity}"):
+        pruned(TEXT, WEIGHTS, f"{{sparsity={sparsity}}}")
+
+
+def test_weights_that_stay_make_up_for_those_that_went() -> None:
+    """Every second input says nearly what the one before it says, and has a weight of a tenth of the other's."""
+    text, weights = "(float[n,64] x) => (float y) { y = Gemm<transB=1>(x, w) }", normal(5, 64)
+    weights[:, 1::2] = weights[:, ::2] / 10
+    x = (np.repeat(normal(96, 32), 2, axis=1) + normal(96, 64) / 20).astype(np.float32)
+    gaps = []
+    for write in ("round_weights,insert_qdq", "insert_qdq"):
+        done = quantize(
+            graph_of(text, {"w": weights}), NPU, data={"x": x}, prefer="w8a8", write=write, prepare=f"{PREPARE},prune_weights"
+        )  # fmt: skip
+        (y,) = Session(done.graph).run({"x": x}).values()
+        gaps.append(np.square(y - x @ weights.T).mean())
+    assert gaps[0] < gaps[1] / 3
 
 
 @pytest.mark.parametrize("row", ["shared", "scaled"])
