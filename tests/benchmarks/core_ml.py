@@ -3,6 +3,8 @@
     python tests/benchmarks/core_ml.py --models DIR [--only NAME ...] [--targets core-ml:ios17 ...] [--rows w8a8 ...] [--floats float32 ...]
 
 DIR has a folder per model with an ONNX file, calibration.npz and evaluation.npz. Packages are read back from disk and evaluated in numpy.
+With `--weight-bits X`, rows of these names (`t[468]` are three) compete for X bits per weight on average; with `--prune`, half of the
+weights are 0.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from usage import cpu_seconds
 
@@ -25,7 +28,7 @@ MODELS = (
     "mobilenetv2_imagenet",
 )
 CODES = {"float32": "0.1 %, 1 step", "float16": "6 %, 1 step"}
-SIZES = {"w8a8": "0.27", "w8": "0.27"}
+SIZES = {"w8a8": "0.27", "w8": "0.27", "t4": "0.15", "t[468]": "0.15"}  # of mobilenetv2_imagenet
 
 
 def main() -> None:
@@ -38,35 +41,44 @@ def main() -> None:
     arguments.add_argument("--rows", nargs="*", default=["w8a8", "w8"])
     arguments.add_argument("--floats", nargs="*", default=["float32", "float16"])
     arguments.add_argument("--plain", action="store_true", help="weights rounded to nearest")
+    arguments.add_argument("--weight-bits", type=float, help="rows compete for so many bits per weight")
+    arguments.add_argument("--prune", action="store_true", help="half of the weights are 0")
     given = arguments.parse_args()
+    common = Common(given.weight_bits, ("prune_weights",) if given.prune else (), plain=given.plain)
     print("| model | target | rows | floats | what | measured | asked |\n|---|---|---|---|---|---|---|")
     for name in given.only:
         for target in given.targets:
             for row in given.rows:
                 for floats in given.floats:
-                    for what, measured, asked in figures(
-                        given.models / name, target, row, floats, plain=given.plain
-                    ):
+                    for what, measured, asked in figures(given.models / name, target, row, floats, common):
                         print(
                             f"| {name} | {target} | {row} | {floats} | {what} | {measured} | {asked} |",
                             flush=True,
                         )
 
 
+class Common(NamedTuple):
+    """What all lines have in common."""
+
+    weight_bits: float | None
+    passes: tuple[str, ...]
+    plain: bool
+
+
 def figures(
-    folder: Path, target: str, row: str, floats: str, *, plain: bool
+    folder: Path, target: str, row: str, floats: str, common: Common
 ) -> Iterator[tuple[str, str, str]]:
     """What is measured of a model, line by line."""
     with tempfile.TemporaryDirectory() as name:
         output, before = Path(name) / "out", cpu_seconds()
         (model,) = folder.glob("*.onnx")
         options = {
-            "assign_precision": {"prefer": (row,)},
-            **({"round_weights": {"bits": 1}} if plain else {}),
+            "assign_precision": {"prefer" if common.weight_bits is None else "rows": (row,)},
+            **({"round_weights": {"bits": 1}} if common.plain else {}),
         }
         result = qc.compile(
             model, target, str(folder / "calibration.npz"), evaluation=str(folder / "evaluation.npz"), output=output,
-            pass_options=options, float_format=floats,
+            pass_options=options, float_format=floats, passes=list(common.passes), weight_bits=common.weight_bits,
         )  # fmt: skip
         seconds = {entry["name"]: entry["seconds"] for entry in result.report["passes"]}
         yield "CPU seconds, evaluation included", f"{cpu_seconds() - before:.1f}", "-"

@@ -1,9 +1,10 @@
 """coremltools' own k-means palettization of a model, evaluated as packages are verified: top-1 or SQNR against the float model.
 
-    python tests/benchmarks/peers/core_ml_palettize.py MODEL_FOLDER [--bits 4] [--scale]
+    python tests/benchmarks/peers/core_ml_palettize.py MODEL_FOLDER [--bits 4] [--scale] [--threshold 0]
 
 The float package is written by qcompiler (float32, batch normalization folded, nothing quantized), palettized per tensor by coremltools, read
-back from disk and evaluated in numpy. `--scale`: with a scale per channel (iOS 18).
+back from disk and evaluated in numpy. `--scale`: with a scale per channel (iOS 18). `--threshold`: weights of fewer elements stay floats;
+coremltools' own default is 2048.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--bits", type=int, default=4)
     arguments.add_argument("--scale", action="store_true")
+    arguments.add_argument("--threshold", type=int, default=0)
     given = arguments.parse_args()
     graph = qc.load(given.folder / "model.onnx")
     source = graph.copy()
@@ -63,7 +65,13 @@ def main() -> None:
             path = folder / "float.mlpackage" / part
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        palettize(folder / "float.mlpackage", folder / "small.mlpackage", given.bits, scale=given.scale)
+        palettize(
+            folder / "float.mlpackage",
+            folder / "small.mlpackage",
+            given.bits,
+            scale=given.scale,
+            threshold=given.threshold,
+        )
         data = DataSource.open(str(given.folder / "evaluation.npz")).validate(source)
         models = {"float": Session(source), "palettized": Palettized(graph, folder / "small.mlpackage")}
         found = evaluate_models(models, data, None)
@@ -74,7 +82,7 @@ def main() -> None:
     )
 
 
-def palettize(source: Path, destination: Path, bits: int, *, scale: bool) -> None:
+def palettize(source: Path, destination: Path, bits: int, *, scale: bool, threshold: int) -> None:
     """Coremltools' k-means with one table per tensor."""
     ct = toolkit().ct
     optimize = ct.optimize.coreml
@@ -83,7 +91,7 @@ def palettize(source: Path, destination: Path, bits: int, *, scale: bool) -> Non
         nbits=bits,
         granularity="per_tensor",
         enable_per_channel_scale=scale,
-        weight_threshold=0,
+        weight_threshold=threshold,
     )
     model = ct.models.MLModel(str(source), skip_model_load=True)
     optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=config)).save(
