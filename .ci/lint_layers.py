@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ops",),
     (),  # the rest of the core
     ("passes", "targets"),
-    ("report", "demo", "options", "trials", "compiler"),
+    ("report", "demo", "options", "trials", "compilation", "compiler"),
     ("cli", "__init__", "__main__"),
 )
 CORE = 3

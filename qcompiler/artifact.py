@@ -19,6 +19,9 @@ from qcompiler.errors import OutputError
 
 _CHUNK = 1 << 22
 
+REFERENCE = "reference.onnx"
+"""The graph with Q/DQ, in every artifact."""
+
 
 @dataclass
 class Artifact:

@@ -17,7 +17,8 @@ from cli_runs import Outcome, contents, run_cli
 from onnx import TensorProto, helper, numpy_helper
 
 import qcompiler as qc
-from qcompiler import compiler, demo
+from qcompiler import demo
+from qcompiler.compilation import measurement
 from qcompiler.ir.graph import Graph
 
 NPU = Path(__file__).parents[2] / "docs" / "examples" / "npu.toml"
@@ -609,7 +610,7 @@ def test_one_graph_of_all_trials_is_kept(small: Path, monkeypatch: pytest.Monkey
     the latter two come with the graph that their plan speaks of.
     """
     alive: list[int] = []
-    original = compiler.evaluate_models
+    original = measurement.evaluate_models
 
     def counted(*arguments: Any, **keywords: Any) -> Any:
         gc.collect()
@@ -618,7 +619,7 @@ def test_one_graph_of_all_trials_is_kept(small: Path, monkeypatch: pytest.Monkey
 
     gc.collect()
     before = sum(isinstance(item, Graph) for item in gc.get_objects())
-    monkeypatch.setattr(compiler, "evaluate_models", counted)
+    monkeypatch.setattr(measurement, "evaluate_models", counted)
     qc.compile(
         "model.onnx",
         str(NPU),

@@ -102,10 +102,8 @@ def test_version(run: Run) -> None:
 
 
 def test_the_demo(folder: Path, run: Run) -> None:
-    started = time.perf_counter()
     done = run("demo")
     assert done.code == 0, done.err
-    assert time.perf_counter() - started < 60
     from qcompiler.targets import descriptors
 
     for name in descriptors():
