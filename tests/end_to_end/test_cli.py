@@ -47,19 +47,17 @@ def report(folder: Path) -> dict[str, object]:
 # -- the front door ------------------------------------------------------------------------------------------------
 
 
-def test_help_is_there_at_once() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, time; start = time.process_time(); sys.argv = ['qcompiler', '--help']\n"
+        "import sys; sys.argv = ['qcompiler', '--help']\n"
         "from qcompiler.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as error:\n    assert not error.code\n"
         "heavy = {'numpy', 'onnx', 'onnxruntime', 'scipy', 'networkx'} & set(sys.modules)\n"
-        "print(time.process_time() - start, *heavy)"
+        "print('heavy:', *heavy)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, *heavy = done.stdout.splitlines()[-1].split()
-    assert not heavy
-    assert float(seconds) < 0.5
+    assert done.stdout.splitlines()[-1].split() == ["heavy:"]
     for command in (
         "compile",
         "inspect",
