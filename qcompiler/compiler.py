@@ -42,6 +42,7 @@ from qcompiler.runtime import Session
 from qcompiler.selection import Quantity
 from qcompiler.sensitivity import SENSITIVITY
 from qcompiler.target import Target
+from qcompiler.target_options import chosen_options, recorded_options
 from qcompiler.targets import find_target, part
 from qcompiler.trials import (
     Best,
@@ -163,6 +164,7 @@ class _Compilation:
         if self.output is not None:
             check_destination(self.output, force=options.force)
         self.target = target if isinstance(target, Target) else find_target(target)
+        self.target_options = chosen_options(self.target, options.target_options)
         self.metric = metric_named(options.metric)
         self.float_format = self._float_format()
         self.plan = read_plan(options.plan)
@@ -350,7 +352,7 @@ class _Compilation:
                     self.options.max_flash,
                     self.options.io or next(iter(self.target.io_types), ""),
                     self.options.allow_cpu,
-                    self.options.chosen_options(self.target),
+                    self.target_options,
                 )
             )
             if lower is not None
@@ -559,7 +561,7 @@ class _Compilation:
             "metric": self.metric.name if self.metric is not None else "auto",
             **{name: getattr(self.options, name) for name in _LIMITS},
             "dimensions": dict(self.options.dimensions),
-            "target_options": self.options.chosen_options(self.target),
+            "target_options": recorded_options(self.target, self.target_options),
             "minimise": self.options.minimise,
             "pareto": self.options.pareto,
             "plan": "given" if self.plan is not None else None,

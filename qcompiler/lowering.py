@@ -66,7 +66,7 @@ class LowerJob:
         max_flash: The most bytes of code and constants, if the user limits them.
         io: What inputs and outputs are to be, one of the target's `io_types`; empty where it has none.
         allow_cpu: Whether it is fine that the accelerator runs nothing.
-        options: The target's own options, all of them.
+        options: The target's own options, all of them: choices, texts, and what files hold.
     """
 
     graph: Graph
