@@ -178,8 +178,11 @@ class _Compilation:
         )
         self.evaluation = DataSource.open(evaluation).validate(self.graph) if evaluation is not None else None
         self._check_metric()
-        written = self.output is not None and part(self.target, "lower") is not None
-        options.check_target(self.target, written=written)
+        lower = part(self.target, "lower")
+        options.check_target(self.target, written=self.output is not None and lower is not None)
+        if (check := getattr(lower, "check_options", None)) is not None:
+            sources = [source for source in (self.calibration, self.evaluation) if source is not None]
+            check(self.graph, self.target_options, sources)
         self.pipeline = default_pipeline(self.target, options)
         self.pipeline.check()
 
@@ -360,7 +363,7 @@ class _Compilation:
         )
         verifier = part(self.target, "verify")
         shapes = data.sample_shapes if data is not None else {}
-        job = VerifyJob(artifact.folder, lowered, graph, plan, self.target, data, shapes)
+        job = VerifyJob(artifact.folder, lowered, graph, plan, self.target, data, shapes, self.target_options)
         make: Callable[[VerifyJob], Consumer] | None = getattr(verifier, "consumer", None)
         consumer = make(job) if make is not None else None
         evaluation = self._evaluated(made, artifact, lowered, consumer)

@@ -53,15 +53,17 @@ def _read(target: Target, name: str, option: TargetOption, given: str) -> str:
 
 
 def _file_text(name: str, path: Path) -> str:
+    start = f"--target-option {name}={path}"
     try:
-        return path.read_bytes().decode(
-            "utf-8-sig"
-        )  # as it is, but for the mark that some editors begin with
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin files with a mark
     except OSError as error:
         raise OptionError(
-            f"--target-option {name}={path}: the file cannot be read: {error.strerror}. Give the path of a text file."
+            f"{start}: the file cannot be read: {error.strerror}. Give the path of a text file."
         ) from error
     except UnicodeDecodeError as error:
         raise OptionError(
-            f"--target-option {name}={path}: the file is no text in UTF-8 ({error.reason} at byte {error.start})."
+            f"{start}: the file is no text in UTF-8 ({error.reason} at byte {error.start})."
         ) from error
+    if not text.strip():
+        raise OptionError(f"{start}: the file is empty.")
+    return text

@@ -47,6 +47,7 @@ def test_choices_texts_and_files(tmp_path: Path) -> None:
         ({"fork": "long"}, r"fork: tensorrt.* has no such option; did you mean 'form'"),
         ({"words": "none.txt"}, r"words=none.txt: the file cannot be read: No such file"),
         ({"words": "."}, r"words=\.: the file cannot be read: Is a directory"),
+        ({"words": "empty.txt"}, r"words=empty.txt: the file is empty"),
         ({"words": "bytes.txt"}, r"words=bytes.txt: the file is no text in UTF-8 \(.* at byte 3\)"),
     ],
 )
@@ -54,6 +55,7 @@ def test_what_cannot_be_chosen(
     given: dict[str, str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text(" \n")
     Path("bytes.txt").write_bytes(b"one\xff")
     with pytest.raises(OptionError, match=says):
         chosen_options(TARGET, given)
