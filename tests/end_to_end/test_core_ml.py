@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +92,35 @@ def test_the_same_input_gives_the_same_bytes(made: Path, tmp_path: Path) -> None
     assert contents(tmp_path / "again" / PACKAGE) == contents(made / PACKAGE)
     manifest = json.loads((made / "manifest.json").read_text())
     assert f"{PACKAGE}/Manifest.json" in json.dumps(manifest)
+
+
+def test_inspect_shows_a_package(made: Path, tmp_path: Path) -> None:
+    done = run_cli("inspect", made / PACKAGE)
+    assert done.code == 0, done.err
+    told = " ".join(done.out.split())
+    report = report_of(made)
+    assert f"{PACKAGE}: {report['size_bytes']['compiled']:,} bytes" in told
+    for text in ("iOS 17, macOS 14 or newer", "image: float32[1..64,1,8,8]", "in 10 of int8, a scale per channel", "quantize"):  # fmt: skip
+        assert text in told
+    shutil.copytree(made, tmp_path / "out.mlpackage")  # what `compile` wrote is that, whatever it is called
+    assert "Compiled and verified" in run_cli("inspect", tmp_path / "out.mlpackage").out
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("empty.mlpackage", "empty.mlpackage is no Core ML package: its Manifest.json cannot be read: No such file"),
+        ("none.mlpackage", "none.mlpackage is no Core ML package, which is a folder; there is nothing there."),
+        ("folder", "folder has no report.json: give a folder that `qcompiler compile` wrote"),
+    ],
+)  # fmt: skip
+def test_folders_that_are_no_packages(name: str, says: str, tmp_path: Path) -> None:
+    for made in ("empty.mlpackage", "folder"):
+        (tmp_path / made).mkdir()
+    done = run_cli("inspect", tmp_path / name)
+    assert done.code == 1
+    assert says in " ".join(done.err.split())
+    assert done.err.count("\n") == 1
 
 
 def test_a_damaged_package_is_noticed(made: Path, tmp_path: Path) -> None:
