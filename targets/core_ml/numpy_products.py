@@ -110,11 +110,20 @@ def _lstm(
     weight_ih_back: Array | None = None, weight_hh_back: Array | None = None, bias_back: Array | None = None,
     direction: str = "forward", output_sequence: Any = False, **activations: Any,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Gates lie in the order input, forget, output, cell; activations are sigmoid and tanh."""
+    """Gates lie in the order input, forget, output, cell; activations are sigmoid and tanh.
+
+    Backwards, steps are given in the order that they are computed in; both ways, in that of the sequence.
+    """
     hidden = weight_hh.shape[1]
     if direction != "bidirectional":
         y, h, c = _one_way(
-            x, initial_h, initial_c, weight_ih, weight_hh, bias, backwards=direction == "reverse"
+            x[::-1] if direction == "reverse" else x,
+            initial_h,
+            initial_c,
+            weight_ih,
+            weight_hh,
+            bias,
+            backwards=False,
         )
     else:
         assert weight_ih_back is not None

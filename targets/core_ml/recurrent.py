@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from qcompiler.ir.node import Node
     from qcompiler.targets.core_ml.author import Author, Var
 
-_DIRECTIONS = {"forward": "forward", "reverse": "reverse", "bidirectional": "bidirectional"}
 _HALF_FROM = 8
 """The specification version from which `lstm` takes float16."""
 
 
 def _lstm(author: Author, node: Node) -> Sequence[Var]:
-    """`lstm`: gates in the order of MIL, directions side by side instead of on an axis of their own."""
+    """`lstm`: gates in the order of MIL, directions side by side instead of on an axis of their own.
+
+    One that runs backwards gives its steps in the order that they are computed in, and ONNX's in that of the sequence: the sequence
+    is turned around instead. Of one that runs both ways MIL has the order of the sequence.
+    """
     _check(author, node)
     dtype = author.float_type if author.specification >= _HALF_FROM else np.dtype(np.float32)
     steps, batch, _ = author.static(0)
@@ -42,14 +45,21 @@ def _lstm(author: Author, node: Node) -> Sequence[Var]:
         name: _state(author, slot, count, batch, hidden, dtype)
         for name, slot in (("initial_h", 5), ("initial_c", 6))
     }
-    y, h, c = author.op(
-        "lstm", x=author.read(0, dtype), **states, **inputs, direction=direction, output_sequence=True
-    )
+    backwards = direction == "reverse"
+    x = _turned(author, author.read(0, dtype)) if backwards else author.read(0, dtype)
+    way = "bidirectional" if count == 2 else "forward"
+    y, h, c = author.op("lstm", x=x, **states, **inputs, direction=way, output_sequence=True)
+    y = _turned(author, y) if backwards else y
     sequence = author.op("reshape", x=y, shape=[steps, batch, count, hidden])
     return (
         author.op("transpose", x=sequence, perm=[0, 2, 1, 3]),
         *(_by_direction(author, var, batch, count, hidden) for var in (h, c)),
     )
+
+
+def _turned(author: Author, var: Var) -> Var:
+    """A sequence from its end to its beginning."""
+    return author.op("reverse", x=var, axes=[0])
 
 
 def _check(author: Author, node: Node) -> None:

@@ -257,3 +257,12 @@ def test_every_operator_is_tested() -> None:
     assert {name.partition(",")[0].partition(" ")[0] for name in (*CASES, *COMPOSITES, LOOKUP)} == set(
         EMITTERS
     )
+
+
+def test_what_runs_backwards_is_turned_around(tmp_path: Path) -> None:
+    """Core ML's own "reverse" gives the steps in the order that they are computed in."""
+    text, constants = CASES["LSTM, reverse"]
+    written = write(graph_of(text, constants), tmp_path)
+    assert written.ops["reverse"] == 2
+    (lstm,) = (op for op in written.package.function.operations if op.op_type == "lstm")
+    assert lstm.direction.val == "forward"
