@@ -10,6 +10,7 @@ from qcompiler.ir.plan import PLANNED
 from qcompiler.ir.shapes import infer_shapes
 from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets.core_ml import (
+    gru,
     images,
     movement,
     pointwise,
@@ -45,6 +46,7 @@ EMITTERS: Mapping[str, Emit] = {
     **reductions.EMITTERS,
     **images.EMITTERS,
     **recurrent.EMITTERS,
+    **gru.EMITTERS,
 }
 """How each operator is written."""
 
