@@ -3,9 +3,9 @@
 `lower.py` has `lower(job: LowerJob) -> Lowered`: it consumes graph and plan, decides no precision, and writes the target's
 files. Where the artifact is no ONNX file, `executor(graph, plan, target) -> Runnable` computes the same to the bit, and is
 measured in its place; and `constant_bytes(graph, plan, target) -> int` says what weights and tables take in it. Where it plans memory,
-`crowds(graph, plan, target, max_ram) -> tuple[Crowd, ...]` says where a plan takes more than there is. Where the target has options of its own, `check_options(graph, options, data)` refuses, before any
-work, those that the source graph or the data (`DataSource`s, checked against it) cannot have. `verify.py` has
-`verify(job) -> Verification`: it builds what was written in the best real consumer that is installed, and compares. Where
+`crowds(graph, plan, target, max_ram) -> tuple[Crowd, ...]` says where a plan takes more than there is. Where the target has options
+of its own, `check_options(graph, options, data) -> None` refuses, before any work, those that the source graph or the data (a sequence
+of `DataSource`, checked against the graph) cannot have. `verify.py` has `verify(job) -> Verification`: it builds what was written in the best real consumer that is installed, and compares. Where
 samples can be run through the artifact, it has `consumer(job) -> Consumer` instead: what that computes is what is measured as
 the artifact, and it is compared in the same pass over the data.
 What shows the files of a target is a module of its own, see `file_summary`.

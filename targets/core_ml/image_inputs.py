@@ -116,7 +116,8 @@ def _numbers(options: Mapping[str, str], name: str, default: float, layout: str)
     text = options.get(name, "")
     parts = text.split(",") if text else [str(default)]
     try:
-        numbers = np.array([_number(part) for part in parts], np.float32)
+        with np.errstate(over="ignore"):  # what is too large is infinite, and told below
+            numbers = np.array([_number(part) for part in parts], np.float32)
     except (ValueError, ZeroDivisionError) as error:
         raise OptionError(
             f"--target-option {name}={text} cannot be read; give a number such as 0.5 or 1/255, or one per channel, joined by commas."

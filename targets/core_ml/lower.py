@@ -80,12 +80,12 @@ def check_options(graph: Graph, options: Mapping[str, str], data: Sequence[DataS
         OptionError: See `interface_of`.
         DataError: See `check_data`.
     """
-    images = images_of(graph, options)
+    pictures = images_of(graph, options)
     if options.get("labels") or options.get("labels-output"):
         known = graph.copy()
         infer_shapes(known)
         classifier_of(known, options, early=True)
-    check_data(images, data)
+    check_data(pictures, data)
 
 
 def contents(

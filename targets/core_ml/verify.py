@@ -191,15 +191,12 @@ class PackageRunner(BatchRunner):
             self._names[name]: image.picture(self._first[self._names[name]])
             for name, image in self._interface.images.items()
         }
+        path = str(self._job.folder / MODEL)
         try:
-            made = (
-                toolkit()
-                .ct.models.MLModel(str(self._job.folder / MODEL))
-                .predict({**self._first, **pictures})
-            )
+            made = toolkit().ct.models.MLModel(path).predict({**self._first, **pictures})
         except (
             Exception
-        ) as error:  # whatever Core ML raises: that it refuses the package is what is to be told
+        ) as error:  # whatever it raises: that Core ML refuses the package is what is to be told
             raise QCompilerError(f"Core ML does not run the package: {error}") from error
         tally, expected = Tally(), self._outputs_of(self._evaluator.run(self._first))
         for name, array in self._outputs_of(made).items():

@@ -147,6 +147,8 @@ def test_pictures_are_in_the_order_that_core_ml_reads() -> None:
         (COLOURED, {"image": "rgb", "bias": "a"}, "bias=a cannot be read; give a number"),
         (COLOURED, {"image": "rgb", "scale": "1/0"}, "scale=1/0 cannot be read"),
         (COLOURED, {"image": "rgb", "bias": "inf"}, "bias=inf: rgb images take one finite number"),
+        (COLOURED, {"image": "rgb", "scale": "1e60"}, "scale=1e60: rgb images take one finite number"),
+        (COLOURED, {"image": "rgb", "scale": "1e-60"}, "with a scale of 0 all pixels are the same"),
         ("(float[1,3,6,5] a, float[1,3,6,5] b) => (float y) { y = Add(a, b) }", {"image": "rgb"}, "a, b can each be such an image; name one"),
         ("(int32[1,3,6,5] a) => (int32 y) { y = Neg(a) }", {"image": "rgb"}, "'a' holds int32, and pixels become floats"),
         ("(float[4,3,6,5] a) => (float y) { y = Neg(a) }", {"image": "rgb"}, "one image at a time: export the model for a batch of 1"),

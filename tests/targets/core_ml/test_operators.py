@@ -15,7 +15,7 @@ from qcompiler.ir.functions import DOMAIN, LOOKUP
 from qcompiler.passes.fold_constants import FoldConstants
 from qcompiler.passes.fuse_composites import FuseComposites
 from qcompiler.probe import random_feeds
-from qcompiler.targets.core_ml.evaluate import Evaluator, inference
+from qcompiler.targets.core_ml.evaluate import RULES, Evaluator, inference
 from qcompiler.targets.core_ml.lower import EMITTERS
 from qcompiler.targets.core_ml.names import identifiers
 
@@ -310,3 +310,19 @@ def test_steps_that_are_written_out_share_their_weights(tmp_path: Path) -> None:
     write(graph_of(text, {"w": normal(1, 192, 6) / 8, "r": normal(1, 192, 64) / 8}), tmp_path)
     (stored,) = tmp_path.rglob("weight.bin")
     assert stored.stat().st_size < 2 * 4 * 192 * (64 + 6)
+
+
+@pytest.mark.parametrize("operator", ["lstm", "gru"])
+def test_the_rules_of_what_runs_backwards(operator: str) -> None:
+    """As Core ML has it: the first result is that of the sequence's last element."""
+    gates = {"lstm": 4, "gru": 3}[operator]
+    x, h = normal(4, 3, 6), normal(3, 5)
+    states = {"initial_h": h} | ({"initial_c": normal(3, 5)} if operator == "lstm" else {})
+    weights = {"weight_ih": normal(gates * 5, 6), "weight_hh": normal(gates * 5, 5)}
+    rule = RULES[operator]
+    backwards = rule(x=x, **states, **weights, direction="reverse", output_sequence=True)
+    expected = rule(x=x[::-1], **states, **weights, output_sequence=True)
+    for mine, other in zip(backwards, expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    last = rule(x=x, **states, **weights, direction="reverse")[0]
+    np.testing.assert_array_equal(last, backwards[0][-1:])
