@@ -10,7 +10,7 @@ import numpy as np
 from qcompiler.errors import DataError, OptionError, suggest
 from qcompiler.ir.text import type_text
 from qcompiler.targets.core_ml.pixels import CHANNELS, Image, Rounding
-from qcompiler.targets.core_ml.refusals import dimension, how_to_fix
+from qcompiler.targets.core_ml.refusals import how_to_fix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,11 +100,6 @@ def _check_image(value: Value, layout: str) -> None:
         raise OptionError(
             f"{start} is {type_text(value)}, and Core ML gives a model one image at a time: {how_to_fix(value)}."
         )
-    for axis in (2, 3):
-        if not isinstance(shape[axis], int):
-            raise OptionError(
-                f"{start} is {type_text(value)}, and an image has a size: fix it with --dimension {dimension(value, axis)}=SIZE."
-            )
 
 
 def _numbers(options: Mapping[str, str], name: str, default: float, layout: str) -> NDArray[Any]:
@@ -149,7 +144,7 @@ def check_data(images: Mapping[str, Image], data: Sequence[DataSource]) -> None:
                 found.add(steps, image.rounded(steps))
             if found.loss > _MOST_LOST:
                 raise DataError(
-                    f"{source.where} cannot be what an image gives at the input {name!r}: as pixels, (number - bias) / scale, its numbers lie between "
+                    f"The numbers of {source.where} cannot be what an image gives at the input {name!r}: as pixels, (number - bias) / scale, they lie between "
                     f"{found.least:.6g} and {found.most:.6g}, and are {found.mean:.3g} off the nearest of {image.range} on average. Give the scale "
                     "and the bias with which scale * pixel + bias are the numbers that the model was trained on (--target-option scale=1/255, say)."
                 )

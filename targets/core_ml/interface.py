@@ -10,6 +10,7 @@ import numpy as np
 
 from qcompiler.targets.core_ml.classes import Classifier, classifier_of
 from qcompiler.targets.core_ml.image_inputs import images_of
+from qcompiler.targets.core_ml.open_sizes import LARGEST, largest_of
 from qcompiler.targets.core_ml.pixels import Image
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ class Interface:
         images: Inputs that are images, by the graph's names.
         classifier: The output that is shown as classes; None where all outputs are arrays.
         about: Fields of the specification's metadata.
+        largest: How far open dimensions of inputs reach.
     """
 
     io: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     images: Mapping[str, Image] = field(default_factory=dict)
     classifier: Classifier | None = None
     about: Mapping[str, str] = field(default_factory=dict)
+    largest: int = LARGEST
 
     def type_of(self, value: Value) -> np.dtype[Any]:
         """The type of an input or output in the package."""
@@ -62,4 +65,6 @@ def interface_of(graph: Graph, options: Mapping[str, str], io: str = "float32") 
         OptionError: An option cannot be what it is for this model.
     """
     about = {key: options[name] for name, key in _ABOUT.items() if options.get(name)}
-    return Interface(np.dtype(io), images_of(graph, options), classifier_of(graph, options), about)
+    return Interface(
+        np.dtype(io), images_of(graph, options), classifier_of(graph, options), about, largest_of(options)
+    )

@@ -25,7 +25,8 @@ from qcompiler.targets.core_ml.float_types import FloatTypes
 from qcompiler.targets.core_ml.image_inputs import check_data, images_of
 from qcompiler.targets.core_ml.interface import Interface, interface_of
 from qcompiler.targets.core_ml.names import identifiers
-from qcompiler.targets.core_ml.package import MODEL, Range, files_of
+from qcompiler.targets.core_ml.open_sizes import check_sizes, largest_of, sizes_of
+from qcompiler.targets.core_ml.package import MODEL, files_of
 from qcompiler.targets.core_ml.toolkit import toolkit
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ EMITTERS: Mapping[str, Emit] = {
     **gru.EMITTERS,
 }
 """How each operator is written."""
-
-_MOST = 64
-"""The largest size that an open dimension of an input has in the package: Core ML wants a bound."""
 
 
 def lower(job: LowerJob) -> Lowered:
@@ -78,13 +76,14 @@ def check_options(graph: Graph, options: Mapping[str, str], data: Sequence[DataS
 
     Raises:
         OptionError: See `interface_of`.
-        DataError: See `check_data`.
+        DataError: See `check_sizes` and `check_data`.
     """
     pictures = images_of(graph, options)
     if options.get("labels") or options.get("labels-output"):
         known = graph.copy()
         infer_shapes(known)
         classifier_of(known, options, early=True)
+    check_sizes(graph, largest_of(options), data)
     check_data(pictures, data)
 
 
@@ -107,7 +106,10 @@ def contents(
     interface = interface or Interface()
     opset, names = opset_of(target), identifiers(graph)
     program = Author(graph, types, opset, interface).program(EMITTERS)
-    inputs = {value.name: _sizes(value) for value in graph.inputs}
+    inputs = {
+        value.name: sizes_of(value, interface.largest, image=value.name in interface.images)
+        for value in graph.inputs
+    }
     return list(files_of(program, opset, names, inputs, interface, _about(graph)))
 
 
@@ -159,11 +161,6 @@ def _check_inputs(graph: Graph) -> None:
             raise TargetError(
                 f"The input {value.name!r} holds {value.dtype}; Core ML's inputs are floats or 32-bit integers."
             )
-
-
-def _sizes(value: Value) -> tuple[int | Range, ...]:
-    assert value.shape is not None
-    return tuple(dim if isinstance(dim, int) else Range(1, _MOST, 1) for dim in value.shape)
 
 
 def _about(graph: Graph) -> dict[str, str]:

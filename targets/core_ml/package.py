@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcompiler.errors import ModelError
 from qcompiler.silence import ERRORS, silenced
+from qcompiler.targets.core_ml.open_sizes import Range
 from qcompiler.targets.core_ml.toolkit import toolkit
 
 if TYPE_CHECKING:
@@ -33,15 +34,6 @@ _KEPT_OUT = {
 }
 """Passes of coremltools that the program is kept from: what was measured of them is in docs/targets/core-ml-measured.md."""
 _DATED = "com.github.apple.coremltools.conversion_date"
-
-
-@dataclass(frozen=True)
-class Range:
-    """Sizes that an open dimension of an input may have."""
-
-    least: int
-    most: int
-    usual: int
 
 
 def files_of(
@@ -100,8 +92,6 @@ def files_of(
 def _port(name: str, shape: tuple[int | Range, ...], image: Image | None) -> Any:
     """An input as coremltools declares it."""
     ct = toolkit().ct
-    if image is not None:
-        return image.port(name, shape)
     sizes = ct.Shape(
         tuple(
             ct.RangeDim(lower_bound=size.least, upper_bound=size.most, default=size.usual)
@@ -110,7 +100,7 @@ def _port(name: str, shape: tuple[int | Range, ...], image: Image | None) -> Any
             for size in shape
         )
     )
-    return ct.TensorType(name=name, shape=sizes)
+    return ct.TensorType(name=name, shape=sizes) if image is None else image.port(name, sizes)
 
 
 def _manifest(items: Mapping[str, str]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Image:
             var = mb.add(x=var, y=_constant(self.bias), name=f"{name}__biased")
         return var
 
-    def port(self, name: str, shape: tuple[Any, ...]) -> Any:
+    def port(self, name: str, shape: Any) -> Any:
         """The input as coremltools declares it. The program scales pixels itself: coremltools knows one scale for all channels."""
         ct = toolkit().ct
         layout = getattr(ct.colorlayout, _COLOURS[self.layout])

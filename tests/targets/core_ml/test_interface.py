@@ -18,6 +18,7 @@ from qcompiler.data import DataSource
 from qcompiler.errors import DataError, OptionError
 from qcompiler.ir.graph import Graph
 from qcompiler.lowering import VerifyJob
+from qcompiler.runtime import Session
 from qcompiler.targets import find_target
 from qcompiler.targets.core_ml.evaluate import Evaluator
 from qcompiler.targets.core_ml.float_types import FloatTypes
@@ -153,7 +154,9 @@ def test_pictures_are_in_the_order_that_core_ml_reads() -> None:
         ("(int32[1,3,6,5] a) => (int32 y) { y = Neg(a) }", {"image": "rgb"}, "'a' holds int32, and pixels become floats"),
         ("(float[4,3,6,5] a) => (float y) { y = Neg(a) }", {"image": "rgb"}, "one image at a time: export the model for a batch of 1"),
         ("(float[n,3,6,5] a) => (float y) { y = Neg(a) }", {"image": "bgr"}, "one image at a time: fix the batch with --dimension n=1"),
-        ("(float[1,3,high,5] a) => (float y) { y = Neg(a) }", {"image": "bgr"}, "an image has a size: fix it with --dimension high=SIZE"),
+        (COLOURED, {"largest-size": "0"}, "largest-size=0 cannot be read; give a whole number from 1 on"),
+        (COLOURED, {"largest-size": "-5"}, "largest-size=-5 cannot be read"),
+        (COLOURED, {"largest-size": "a"}, "largest-size=a cannot be read"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_an_image(text: str, options: dict[str, str], says: str) -> None:
@@ -166,6 +169,55 @@ def test_several_images_share_what_is_said_of_them() -> None:
     images = images_of(graph, {"image": "rgb", "image-input": "a,b", "scale": "2"})
     assert list(images) == ["a", "b"]
     assert images["a"] == images["b"]
+
+
+# -- open dimensions ------------------------------------------------------------------------------------------------
+
+
+def test_images_of_open_sizes(tmp_path: Path) -> None:
+    graph = graph_of("(float[1,3,high,wide] x) => (float y) { y = Conv(x, w) }", {"w": normal(4, 3, 3, 3)})
+    given = {"image": "rgb", "scale": "1/255", "largest-size": "96"}
+    written = write(graph, tmp_path, interface=interface_of(graph, given))
+    image = written.package.specification.description.input[0].type.imageType
+    assert (image.height, image.width) == (96, 96)
+    sizes = image.imageSizeRange.heightRange, image.imageSizeRange.widthRange
+    assert [(size.lowerBound, size.upperBound) for size in sizes] == [(1, 96), (1, 96)]
+    evaluator, session = Evaluator(written.package), Session(graph)
+    for high, wide in ((96, 40), (7, 9)):
+        shown = pixels(1, 3, high, wide)
+        expected = session.run({"x": shown / np.float32(255)})["y"]
+        np.testing.assert_allclose(evaluator.run({"x": shown})["y"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_how_far_open_dimensions_reach(tmp_path: Path) -> None:
+    graph = graph_of("(float[batch,4,length] x) => (float y) { y = Neg(x) }", {})
+    for given, most in ({}, 64), ({"largest-size": "512"}, 512):
+        written = write(graph, tmp_path / str(most), interface=interface_of(graph, given))
+        array = written.package.specification.description.input[0].type.multiArrayType
+        ranges = [(size.lowerBound, size.upperBound) for size in array.shapeRange.sizeRanges]
+        assert ranges == [(1, most), (4, 4), (1, most)]
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "given", "axis"),
+    [
+        ("(float[batch,4,length] x) => (float y) { y = Neg(x) }", (200, 4, 64), {}, None),
+        ("(float[batch,4,length] x) => (float y) { y = Neg(x) }", (3, 4, 65), {}, 2),
+        ("(float[batch,4,length] x) => (float y) { y = Neg(x) }", (3, 4, 65), {"largest-size": "65"}, None),
+        ("(float[length,4] x) => (float y) { y = Neg(x) }", (3, 65, 4), {}, 0),
+        ("(float[length,4] x) => (float y) { y = Neg(x) }", (300, 4), {}, None),
+    ],
+)
+def test_data_beyond_them_are_refused(
+    text: str, shape: tuple[int, ...], given: dict[str, str], axis: int | None
+) -> None:
+    graph = graph_of(text, {})
+    data = DataSource.open({"x": np.zeros(shape, np.float32)}).validate(graph)
+    if axis is None:
+        check_options(graph, given, [data])
+        return
+    with pytest.raises(DataError, match=rf"^Samples of the given arrays are 65 long along axis {axis} of 'x'.*largest-size=65.*--dimension length=SIZE"):  # fmt: skip
+        check_options(graph, given, [data])
 
 
 # -- classes --------------------------------------------------------------------------------------------------------
