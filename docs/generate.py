@@ -118,7 +118,7 @@ def _options(target: Target) -> Iterator[str]:
         yield "## Options"
         yield ""
         rows = [
-            (f"`--target-option {name}`", " or ".join(option.accepted), option.meaning)
+            (f"`--target-option {name}`", option.offer, option.meaning)
             for name, option in target.option.items()
         ]
         yield from _table(("option", "accepted, the first by default", "meaning"), rows)

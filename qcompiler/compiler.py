@@ -31,6 +31,7 @@ from qcompiler.report.html import render_html
 from qcompiler.report.table import make_report, manifest
 from qcompiler.sensitivity import SENSITIVITY
 from qcompiler.target import Target
+from qcompiler.target_options import recorded_options
 from qcompiler.targets import part
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ class _Compilation:
         lowered = self._lowered(made, artifact)
         verifier = part(target, "verify")
         shapes = data.sample_shapes if data is not None else {}
-        job = VerifyJob(artifact.folder, lowered, graph, plan, target, data, shapes)
+        job = VerifyJob(
+            artifact.folder, lowered, graph, plan, target, data, shapes, self.request.target_options
+        )
         make: Callable[[VerifyJob], Consumer] | None = getattr(verifier, "consumer", None)
         consumer = make(job) if make is not None else None
         evaluation = self.measurement.of(made, artifact, lowered, consumer)
@@ -158,7 +161,7 @@ class _Compilation:
             options.max_flash,
             options.io or next(iter(target.io_types), ""),
             options.allow_cpu,
-            options.chosen_options(target),
+            self.request.target_options,
         )
         lowered: Lowered = lower.lower(job)
         return lowered
@@ -219,7 +222,7 @@ class _Compilation:
             "metric": request.metric.name if request.metric is not None else "auto",
             **{name: getattr(given, name) for name in limits.LIMITS},
             "dimensions": dict(given.dimensions),
-            "target_options": given.chosen_options(request.target),
+            "target_options": recorded_options(request.target, request.target_options),
             "minimise": given.minimise,
             "pareto": given.pareto,
             "plan": "given" if request.plan is not None else None,

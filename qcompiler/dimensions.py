@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from qcompiler.errors import OptionError, suggest
+from qcompiler.pairs import read_pairs
 
 if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph
@@ -75,12 +76,5 @@ def read_dimensions(texts: tuple[str, ...]) -> dict[str, int]:
     Raises:
         OptionError: One cannot be read.
     """
-    sizes = {}
-    for text in texts:
-        name, _, size = text.rpartition("=")
-        if not name or not size.strip().isdigit():
-            raise OptionError(
-                f"--dimension {text!r} cannot be read; write NAME=SIZE or INPUT:AXIS=SIZE, for example height=224."
-            )
-        sizes[name.strip()] = int(size)
-    return sizes
+    form = "NAME=SIZE or INPUT:AXIS=SIZE, for example height=224"
+    return {name: int(size) for name, size in read_pairs("--dimension", texts, form, value=r"[0-9]+").items()}

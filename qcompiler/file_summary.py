@@ -1,6 +1,6 @@
 """What a target tells of files of its own kind: the contract of the optional module `inspect.py` in a target's folder.
 
-The module has `SUFFIXES: tuple[str, ...]`, the endings of these files in lower case, and `summary(path: Path) -> FileSummary`, which
+The module has `SUFFIXES: tuple[str, ...]`, the endings of these files (or folders that stand for one) in lower case, and `summary(path: Path) -> FileSummary`, which
 raises a `ModelError` where a file cannot be read.
 """
 

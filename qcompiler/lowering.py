@@ -3,8 +3,9 @@
 `lower.py` has `lower(job: LowerJob) -> Lowered`: it consumes graph and plan, decides no precision, and writes the target's
 files. Where the artifact is no ONNX file, `executor(graph, plan, target) -> Runnable` computes the same to the bit, and is
 measured in its place; and `constant_bytes(graph, plan, target) -> int` says what weights and tables take in it. Where it plans memory,
-`crowds(graph, plan, target, max_ram) -> tuple[Crowd, ...]` says where a plan takes more than there is. `verify.py` has
-`verify(job) -> Verification`: it builds what was written in the best real consumer that is installed, and compares. Where
+`crowds(graph, plan, target, max_ram) -> tuple[Crowd, ...]` says where a plan takes more than there is. Where the target has options
+of its own, `check_options(graph, options, data) -> None` refuses, before any work, those that the source graph or the data (a sequence
+of `DataSource`, checked against the graph) cannot have. `verify.py` has `verify(job) -> Verification`: it builds what was written in the best real consumer that is installed, and compares. Where
 samples can be run through the artifact, it has `consumer(job) -> Consumer` instead: what that computes is what is measured as
 the artifact, and it is compared in the same pass over the data.
 What shows the files of a target is a module of its own, see `file_summary`.
@@ -66,7 +67,7 @@ class LowerJob:
         max_flash: The most bytes of code and constants, if the user limits them.
         io: What inputs and outputs are to be, one of the target's `io_types`; empty where it has none.
         allow_cpu: Whether it is fine that the accelerator runs nothing.
-        options: The target's own options, all of them.
+        options: The target's own options, all of them: choices, texts, and what files hold.
     """
 
     graph: Graph
@@ -93,6 +94,7 @@ class VerifyJob:
         target: The target.
         data: Samples to compare on, if there are any.
         input_shapes: Shapes of the samples by input, batch axis left out.
+        options: The target's own options, as lowering got them.
     """
 
     folder: Path
@@ -102,6 +104,7 @@ class VerifyJob:
     target: Target
     data: DataSource | None
     input_shapes: Mapping[str, tuple[int, ...]]
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ class Options:
         max_ram: The most bytes of memory for what is computed, on targets that plan it.
         max_flash: The most bytes of code and constants, on targets that write code.
         io: What inputs and outputs are in the artifact, on targets that offer several types; the target's first choice when empty.
-        target_options: What else the target lets users choose about the artifact, by name; its first choices where left out.
+        target_options: What else the target lets users choose about the artifact, by name: choices, texts, paths of files. See
+            `qcompiler.target_options`.
         allow_cpu: Whether it is fine that the accelerator runs nothing of the model.
         dimensions: Sizes of open dimensions of the inputs, by their names or as `INPUT:AXIS`.
         minimise: What is made small within `max_drop`: "size" or "latency".
@@ -62,7 +63,7 @@ class Options:
     max_ram: int | None = None
     max_flash: int | None = None
     io: str = ""
-    target_options: Mapping[str, str] = field(default_factory=dict)
+    target_options: Mapping[str, object] = field(default_factory=dict)
     allow_cpu: bool = False
     dimensions: Mapping[str, int] = field(default_factory=dict)
     minimise: str = "size"
@@ -130,7 +131,6 @@ class Options:
             raise OptionError(
                 f"--io {self.io}: {target.label} {offered} for inputs and outputs{suggest(self.io, target.io_types)}"
             )
-        self.chosen_options(target)
         if not target.chosen.code:
             if self.max_flash is not None:
                 raise OptionError(
@@ -153,44 +153,10 @@ class Options:
                 "here; give an output folder, or leave --max-flash out."
             )
 
-    def chosen_options(self, target: Target) -> dict[str, str]:
-        """All of the target's own options with what was chosen, or their defaults.
-
-        Raises:
-            OptionError: The target has no such option, or does not offer what was chosen.
-        """
-        for name, given in self.target_options.items():
-            if name not in target.option:
-                raise OptionError(
-                    f"--target-option {name}: {target.label} has no such option{suggest(name, target.option)}"
-                )
-            accepted = target.option[name].accepted
-            if given not in accepted:
-                raise OptionError(
-                    f"--target-option {name}={given}: {target.label} offers {', '.join(accepted)}{suggest(given, accepted)}"
-                )
-        defaults = {name: option.accepted[0] for name, option in target.option.items()}
-        return {**defaults, **self.target_options}
-
     @property
     def searches(self) -> bool:
         """Whether assignments are compared by measuring them."""
         return self.plan is None and (self.max_drop is not None or self.pareto)
-
-
-def read_target_options(texts: tuple[str, ...]) -> dict[str, str]:
-    """Reads NAME=VALUE texts.
-
-    Raises:
-        OptionError: One cannot be read.
-    """
-    found = {}
-    for text in texts:
-        name, equals, given = text.partition("=")
-        if not (name.strip() and equals):
-            raise OptionError(f"--target-option {text!r} cannot be read; write NAME=VALUE.")
-        found[name.strip()] = given.strip()
-    return found
 
 
 def make_options(given: Mapping[str, Any]) -> Options:

@@ -228,16 +228,30 @@ class TargetOption:
     """Something about the artifact that users may choose (`--target-option NAME=VALUE`) and that decides no precision.
 
     Attributes:
-        accepted: What it may be; the first one is the default.
+        accepted: What a choice may be; the first one is the default.
         meaning: What it is about, one sentence.
+        takes: A "choice" of those accepted; any "text", or the path of a text "file", neither of which has to be given.
     """
 
-    accepted: tuple[str, ...]
+    accepted: tuple[str, ...] = ()
     meaning: str = ""
+    takes: Literal["choice", "text", "file"] = "choice"
 
     def __post_init__(self) -> None:
-        if not self.accepted:
+        if self.takes != "choice" and self.accepted:
+            raise ValueError(f"accepted is for choices, and what takes a {self.takes} takes any")
+        if self.takes == "choice" and not self.accepted:
             raise ValueError("accepted is empty; the first entry is the default")
+
+    @property
+    def default(self) -> str:
+        """What holds where nothing is given; texts and files are empty then."""
+        return self.accepted[0] if self.takes == "choice" else ""
+
+    @property
+    def offer(self) -> str:
+        """What it may be, for people."""
+        return {"choice": " or ".join(self.accepted), "text": "a text", "file": "a file"}[self.takes]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from qcompiler.budget import Budget
 from qcompiler.cli.settings import Settings, read_config
 from qcompiler.descriptor import load_target
 from qcompiler.errors import OptionError
-from qcompiler.options import Options, default_pipeline, make_options, read_target_options
-from qcompiler.target import Target, TargetOption
+from qcompiler.options import Options, default_pipeline, make_options
+from qcompiler.target import Target
 from qcompiler.targets import find_target
 
 NPU = load_target(Path(__file__).parents[1] / "docs" / "examples" / "npu.toml")
@@ -210,24 +209,3 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, says: list[str]) -> None:
         read_config(Path(config(tmp_path, text)))
     for words in says:
         assert words in str(caught.value)
-
-
-def test_options_of_a_target() -> None:
-    target = dataclasses.replace(
-        find_target("tensorrt"), option={"form": TargetOption(("short", "long"), "how long it is")}
-    )
-    assert Options().chosen_options(target) == {"form": "short"}
-    assert Options(target_options={"form": "long"}).chosen_options(target) == {"form": "long"}
-    with pytest.raises(OptionError, match=r"form=lang: tensorrt.* offers short, long; did you mean 'long'"):
-        Options(target_options={"form": "lang"}).check_target(target, written=True)
-    with pytest.raises(OptionError, match=r"fork: tensorrt.* has no such option; did you mean 'form'"):
-        Options(target_options={"fork": "long"}).check_target(target, written=True)
-    assert read_target_options(("a=b", " c = d=e")) == {"a": "b", "c": "d=e"}
-    for text in ("form", "=long"):
-        with pytest.raises(OptionError, match="NAME=VALUE"):
-            read_target_options((text,))
-
-
-def test_an_option_without_choices_is_refused() -> None:
-    with pytest.raises(ValueError, match="default"):
-        TargetOption(())

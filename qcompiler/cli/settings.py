@@ -21,6 +21,7 @@ from typing import Any
 
 from qcompiler.dimensions import read_dimensions
 from qcompiler.errors import OptionError
+from qcompiler.pairs import read_pairs
 from qcompiler.schema import SchemaReader
 
 _PATHS = ("model", "output", "calibration", "evaluation", "plan", "statistics", "dump")
@@ -74,7 +75,10 @@ class Settings:
         """
         settings = read_config(Path(config)) if config is not None else cls()
         said = {name: entry for name, entry in given.items() if entry is not None and entry != ()}
-        return dataclasses.replace(settings, **said)
+        merged = dataclasses.replace(settings, **said)
+        if config is None or "target_option" in said:
+            return merged
+        return dataclasses.replace(merged, target_option=_files_beside(Path(config).parent, merged))
 
     def required(self, name: str, hint: str) -> str:
         """A setting that there must be.
@@ -95,10 +99,6 @@ class Settings:
         Raises:
             OptionError: An --option is malformed, or the range method unknown.
         """
-        from qcompiler.options import (
-            read_target_options,  # it knows all passes, which takes a moment to import
-        )
-
         named = {
             "metric": self.metric,
             "max_drop": self.max_drop,
@@ -108,7 +108,7 @@ class Settings:
             "max_ram": self.max_ram,
             "max_flash": self.max_flash,
             "io": self.io,
-            "target_options": read_target_options(self.target_option),
+            "target_options": read_pairs("--target-option", self.target_option),
             "allow_cpu": self.allow_cpu,
             "minimise": self.minimise,
             "pareto": self.pareto,
@@ -128,13 +128,9 @@ class Settings:
     def pass_options(self) -> dict[str, dict[str, Any]]:
         """Options by pass: those of the file, --option over them, --method over both."""
         merged = {name: dict(entries) for name, entries in self.passes.items()}
-        for text in self.option:
-            name, dot, rest = text.partition(".")
-            key, equals, given = rest.partition("=")
-            if not (name and dot and key and equals):
-                raise OptionError(
-                    f"--option {text!r} cannot be read; write PASS.OPTION=VALUE, for example calibrate.batch=4."
-                )
+        form = "PASS.OPTION=VALUE, for example calibrate.batch=4"
+        for path, given in read_pairs("--option", self.option, form, name=r"[^.]+\..+").items():
+            name, _, key = path.partition(".")
             merged.setdefault(name, {})[key] = given
         if self.method is not None:
             from qcompiler.ranges import range_method
@@ -168,6 +164,18 @@ def read_config(path: Path) -> Settings:
         moved["metric"] = _beside(folder, settings.metric)
     moved["extra"] = tuple(_beside(folder, text) for text in settings.extra)
     return dataclasses.replace(settings, **moved)
+
+
+def _files_beside(folder: Path, settings: Settings) -> tuple[str, ...]:
+    """The target's own options of a configuration file, paths of files taken as relative to it: which ones are, the target knows."""
+    if settings.target is None or not settings.target_option:
+        return settings.target_option
+    from qcompiler.targets import find_target  # it takes a moment to import
+
+    options = find_target(settings.target).option
+    pairs = read_pairs("--target-option", settings.target_option)
+    files = {name for name in pairs if name in options and options[name].takes == "file"}
+    return tuple(f"{name}={folder / given if name in files else given}" for name, given in pairs.items())
 
 
 def _beside(folder: Path, text: str) -> str:

@@ -35,7 +35,7 @@ def inspect_command(
     from qcompiler.report.terminal import nodes_table, summary
     from qcompiler.report.words import partition
 
-    if Path(what).is_dir():
+    if Path(what).is_dir() and not _is_package(Path(what)):
         compiled = Compiled.open(Path(what))
         written = []
         if html is not None:
@@ -50,6 +50,13 @@ def inspect_command(
     if html is not None:
         raise OptionError(f"--html shows what came of a compilation, and {what} is a model; give an OUTDIR.")
     show(_file(Path(what), full=full))
+
+
+def _is_package(path: Path) -> bool:
+    """Whether a folder is a file for a target's tools, by its name's ending, rather than what `compile` wrote."""
+    from qcompiler.targets import inspectors
+
+    return bool(path.suffix) and not (path / "report.json").is_file() and path.suffix.lower() in inspectors()
 
 
 def _file(path: Path, *, full: bool) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from qcompiler.metrics import Metric, metric_named
 from qcompiler.options import Options, default_pipeline, read_plan
 from qcompiler.pipeline import Pipeline
 from qcompiler.target import Target
+from qcompiler.target_options import chosen_options
 from qcompiler.targets import find_target, part
 
 
@@ -32,6 +34,7 @@ class Request:
     Attributes:
         options: What was chosen.
         target: What is compiled for.
+        target_options: Its own options, all of them: choices, texts, and what files hold.
         graph: The model; passes change it.
         source: The model as it came.
         model_path: Its file, if it came in one.
@@ -46,6 +49,7 @@ class Request:
 
     options: Options
     target: Target
+    target_options: Mapping[str, str]
     graph: Graph
     source: Graph
     model_path: Path | None
@@ -76,6 +80,7 @@ class Request:
         if destination is not None:
             check_destination(destination, force=options.force)
         target = target if isinstance(target, Target) else find_target(target)
+        target_options = chosen_options(target, options.target_options)
         metric = metric_named(options.metric)
         float_format = _float_format(options, target)
         plan = read_plan(options.plan)
@@ -85,12 +90,17 @@ class Request:
         chosen_on = DataSource.open(calibration).validate(graph) if calibration is not None else None
         measured_on = DataSource.open(evaluation).validate(graph) if evaluation is not None else None
         _check_measurable(options, metric, chosen_on, measured_on)
-        options.check_target(target, written=destination is not None and part(target, "lower") is not None)
+        lower = part(target, "lower")
+        options.check_target(target, written=destination is not None and lower is not None)
+        if (check := getattr(lower, "check_options", None)) is not None:
+            sources = [source for source in (chosen_on, measured_on) if source is not None]
+            check(graph, target_options, sources)
         pipeline = default_pipeline(target, options)
         pipeline.check()
         path = Path(model) if isinstance(model, str | Path) else None
         return cls(
-            options, target, graph, graph.copy(), path, chosen_on, measured_on, metric, float_format, plan, destination, pipeline
+            options, target, target_options, graph, graph.copy(), path, chosen_on, measured_on, metric, float_format, plan,
+            destination, pipeline,
         )  # fmt: skip
 
     @property

@@ -148,7 +148,7 @@ def target_page(target: Target) -> RenderableType:
         ("Sources", Text(target.source or "–")),
     ]
     about += [
-        (f"--target-option {name}", Text(f"{' or '.join(option.accepted)}. {option.meaning}"))
+        (f"--target-option {name}", Text(f"{option.offer}. {option.meaning}"))
         for name, option in target.option.items()
     ]
     parts: list[RenderableType] = [head, Padding(fields(about), (0, 2))]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Node, Value
+    from qcompiler.targets.core_ml.interface import Interface
 
 Var = Any
 """A variable of coremltools, or an array, which its builder makes a constant of."""
@@ -36,12 +37,12 @@ class Author:
         node: The node being written.
     """
 
-    def __init__(self, graph: Graph, types: FloatTypes, opset: Any, io: np.dtype[Any]) -> None:
+    def __init__(self, graph: Graph, types: FloatTypes, opset: Any, interface: Interface) -> None:
         self.graph = graph
         self.opset = opset
         self.node: Node
         self._types = types
-        self._io = io
+        self._interface = interface
         self._names = identifiers(graph)
         self._inner = 0
         self._vars: dict[Value, Var] = {}
@@ -65,7 +66,7 @@ class Author:
         placeholders = {
             self._names[value.name]: mb.placeholder(
                 self._shape(value, symbols),
-                dtype=self._kit.types.numpy_type_to_builtin_type(self.io_type(value)),
+                dtype=self._kit.types.numpy_type_to_builtin_type(self._interface.type_of(value)),
             )
             for value in self.graph.inputs
         }
@@ -73,7 +74,7 @@ class Author:
         failed: set[Value] = set()
         with mil.Function(placeholders, self.opset) as function:
             for value in self.graph.inputs:
-                self._vars[value] = function.inputs[self._names[value.name]]
+                self._vars[value] = self._input(value, function.inputs[self._names[value.name]])
             for node in self.graph.topological():
                 reason = impossible(node, emitters)
                 if not reason and not any(value in failed for _, value in node.operands()):
@@ -90,11 +91,10 @@ class Author:
         program.add_function("main", function)
         return program
 
-    def io_type(self, value: Value) -> np.dtype[Any]:
-        """The type of an input or output in the package."""
-        if value.dtype is None or value.dtype.kind == "f":
-            return self._io
-        return np.dtype(np.int32)
+    def _input(self, value: Value, var: Var) -> Var:
+        """An input as the graph reads it: what the numbers of an image are."""
+        image = self._interface.images.get(value.name)
+        return var if image is None else image.write(var)
 
     def _shape(self, value: Value, symbols: dict[Any, Any]) -> tuple[Any, ...]:
         new = self._kit.symbol
@@ -134,7 +134,7 @@ class Author:
         """A result of the graph, in the type of outputs, computed by an operator of its own."""
         var: Var = self._vars.get(value, value.data)
         name = self._names[value.name]
-        wanted, mb = self.io_type(value), self._kit.mb
+        wanted, mb = self._interface.type_of(value), self._kit.mb
         if isinstance(var, np.ndarray):
             var = mb.const(val=var.astype(wanted), name=f"{name}_value")
         kind = _TYPE_NAMES[wanted]

@@ -88,7 +88,7 @@ class Evaluator:
         self._steps = self._plan()
         self.ops = Counter(step.op.op_type for step in self._steps)
         outputs = [var for step in self._steps for var in step.op.outputs]
-        self.types = {var.name: np.dtype(toolkit().types.nptype_from_builtin(var.dtype)) for var in outputs}
+        self.types = {var.name: _dtype(var) for var in outputs if not _is_dictionary(var)}
         largest = max((_elements(var) for var in outputs), default=1)
         self.together = max(1, _TOGETHER // largest)
 
@@ -210,13 +210,24 @@ def _widened(item: Any) -> Any:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _typed(result: Any, var: Any) -> NDArray[Any]:
+def _typed(result: Any, var: Any) -> Any:
     """A result in the precision that the program gives it; floats stay in float32."""
-    dtype = np.dtype(toolkit().types.nptype_from_builtin(var.dtype))
-    array = np.asarray(result)
+    if isinstance(result, dict | str):  # labels
+        return result
+    dtype, array = _dtype(var), np.asarray(result)
     if dtype == np.float16:
         return to_half(array)
     return array if array.dtype == dtype else array.astype(dtype)
+
+
+def _dtype(var: Any) -> np.dtype[Any]:
+    """The type of a variable's elements."""
+    dtype: np.dtype[Any] = np.dtype(toolkit().types.nptype_from_builtin(var.dtype))
+    return dtype
+
+
+def _is_dictionary(var: Any) -> bool:
+    return bool(toolkit().types.is_dict(var.sym_type))
 
 
 def inference(op: Any) -> Rule | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from qcompiler.errors import TargetError
 from qcompiler.ir.encoding import FORMATS
 from qcompiler.ir.plan import PLANNED
+from qcompiler.ir.shapes import infer_shapes
 from qcompiler.lowering import Lowered, LowerJob
 from qcompiler.targets.core_ml import (
+    gru,
     images,
     movement,
     pointwise,
@@ -21,14 +21,19 @@ from qcompiler.targets.core_ml import (
     sparse,
 )
 from qcompiler.targets.core_ml.author import Author, Emit
+from qcompiler.targets.core_ml.classes import classifier_of
 from qcompiler.targets.core_ml.float_types import FloatTypes
+from qcompiler.targets.core_ml.image_inputs import check_data, images_of
+from qcompiler.targets.core_ml.interface import Interface, interface_of
 from qcompiler.targets.core_ml.names import identifiers
-from qcompiler.targets.core_ml.package import MODEL, Range, files_of
+from qcompiler.targets.core_ml.open_sizes import check_sizes, largest_of, sizes_of
+from qcompiler.targets.core_ml.package import MODEL, files_of
 from qcompiler.targets.core_ml.toolkit import toolkit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from qcompiler.data import DataSource
     from qcompiler.ir.encoding import Encoding
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.node import Value
@@ -43,11 +48,9 @@ EMITTERS: Mapping[str, Emit] = {
     **reductions.EMITTERS,
     **images.EMITTERS,
     **recurrent.EMITTERS,
+    **gru.EMITTERS,
 }
 """How each operator is written."""
-
-_MOST = 64
-"""The largest size that an open dimension of an input has in the package: Core ML wants a bound."""
 
 
 def lower(job: LowerJob) -> Lowered:
@@ -59,7 +62,8 @@ def lower(job: LowerJob) -> Lowered:
     """
     graph, types = job.graph, FloatTypes(job.graph, job.plan.float_format)
     size = 0
-    for name, data in contents(graph, types, job.target, job.io):
+    interface = interface_of(graph, job.options, job.io)
+    for name, data in contents(graph, types, job.target, interface):
         job.artifact.path(f"{MODEL}/{name}").write_bytes(data)
         size += len(data)
     names = identifiers(graph)
@@ -68,24 +72,46 @@ def lower(job: LowerJob) -> Lowered:
     return Lowered(MODEL, size, f"drag {MODEL} into Xcode", details=details)
 
 
-def contents(graph: Graph, types: FloatTypes, target: Target, io: str = "float32") -> list[tuple[str, bytes]]:
+def check_options(graph: Graph, options: Mapping[str, str], data: Sequence[DataSource]) -> None:
+    """Refuses options that the model cannot have, and data that no image gives. See `qcompiler.lowering`.
+
+    Raises:
+        OptionError: See `interface_of`.
+        DataError: See `check_sizes` and `check_data`.
+    """
+    pictures = images_of(graph, options)
+    if options.get("labels") or options.get("labels-output"):
+        known = graph.copy()
+        infer_shapes(known)
+        classifier_of(known, options, early=True)
+    check_sizes(graph, largest_of(options), data)
+    check_data(pictures, data)
+
+
+def contents(
+    graph: Graph, types: FloatTypes, target: Target, interface: Interface | None = None
+) -> list[tuple[str, bytes]]:
     """The package's files, by their paths in it.
 
     Args:
         graph: The reference graph.
         types: What its operators compute in.
         target: The target, for its device.
-        io: The type of float inputs and outputs.
+        interface: What people see of it; left out: arrays of float32.
 
     Raises:
         TargetError: See `lower`.
         ExtraError: See `lower`.
     """
     _check_inputs(graph)
+    interface = interface or Interface()
     opset, names = opset_of(target), identifiers(graph)
-    program = Author(graph, types, opset, np.dtype(io)).program(EMITTERS)
-    inputs = {names[value.name]: _sizes(value) for value in graph.inputs}
-    return list(files_of(program, opset, inputs, _about(graph)))
+    program = Author(graph, types, opset, interface).program(EMITTERS)
+    inputs = {
+        value.name: sizes_of(value, interface.largest, image=value.name in interface.images)
+        for value in graph.inputs
+    }
+    return list(files_of(program, opset, names, inputs, interface, _about(graph)))
 
 
 def constant_bytes(graph: Graph, plan: Plan, target: Target) -> int:
@@ -149,11 +175,6 @@ def _check_inputs(graph: Graph) -> None:
             raise TargetError(
                 f"The input {value.name!r} holds {value.dtype}; Core ML's inputs are floats or 32-bit integers."
             )
-
-
-def _sizes(value: Value) -> tuple[int | Range, ...]:
-    assert value.shape is not None
-    return tuple(dim if isinstance(dim, int) else Range(1, _MOST, 1) for dim in value.shape)
 
 
 def _about(graph: Graph) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +123,14 @@ def _gather_nd(x: Array, indices: Array, batch_dims: Any = 0, validate_indices: 
     return np.asarray(x[tuple(np.moveaxis(np.asarray(indices).astype(np.int64), -1, 0))])
 
 
+def _reverse(x: Array, axes: Any = None) -> Array:
+    return np.flip(x, None if axes is None else tuple(int(axis) for axis in axes))
+
+
+def _stack(values: Sequence[Array], axis: Any = 0) -> Array:
+    return np.stack(values, int(axis))
+
+
 def _shape(x: Array) -> Array:
     return np.array(x.shape, np.int32)
 
@@ -142,6 +150,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "concat": _concat,
     "tile": _tile,
     "pad": _pad,
+    "reverse": _reverse,
+    "stack": _stack,
     "depth_to_space": _depth_to_space,
     "pixel_shuffle": _pixel_shuffle,
     "space_to_depth": _space_to_depth,

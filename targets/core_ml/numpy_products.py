@@ -110,11 +110,20 @@ def _lstm(
     weight_ih_back: Array | None = None, weight_hh_back: Array | None = None, bias_back: Array | None = None,
     direction: str = "forward", output_sequence: Any = False, **activations: Any,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Gates lie in the order input, forget, output, cell; activations are sigmoid and tanh."""
+    """Gates lie in the order input, forget, output, cell; activations are sigmoid and tanh.
+
+    Backwards, steps are given in the order that they are computed in; both ways, in that of the sequence.
+    """
     hidden = weight_hh.shape[1]
     if direction != "bidirectional":
         y, h, c = _one_way(
-            x, initial_h, initial_c, weight_ih, weight_hh, bias, backwards=direction == "reverse"
+            x[::-1] if direction == "reverse" else x,
+            initial_h,
+            initial_c,
+            weight_ih,
+            weight_hh,
+            bias,
+            backwards=False,
         )
     else:
         assert weight_ih_back is not None
@@ -149,10 +158,33 @@ def _one_way(
     return y, h, c
 
 
+def _gru(
+    x: Array, initial_h: Array, weight_ih: Array, weight_hh: Array, bias: Array | None = None,
+    direction: str = "forward", output_sequence: Any = False, **activations: Any,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Gates lie in the order reset, output, update; the reset gate acts in front of the product; activations are sigmoid and tanh.
+
+    Backwards, steps are given in the order that they are computed in.
+    """
+    inputs = np.matmul(x[::-1] if direction == "reverse" else x, weight_ih.T)
+    inputs = inputs + (0 if bias is None else bias)
+    hidden, h = weight_hh.shape[1], initial_h
+    y = np.empty((*x.shape[:2], hidden), np.float32)
+    for step, given in enumerate(inputs):
+        both = given + np.matmul(h, weight_hh.T)
+        r, z = (1 / (1 + np.exp(-part)) for part in (both[:, :hidden], both[:, 2 * hidden :]))
+        reset = np.matmul(r * h, weight_hh[hidden : 2 * hidden].T)
+        o = np.tanh(given[:, hidden : 2 * hidden] + reset)
+        h = (1 - z) * o + z * h
+        y[step] = h
+    return (y if output_sequence else h[None]), h
+
+
 RULES: dict[str, Callable[..., Any]] = {
     "conv": _conv,
     "conv_transpose": _conv_transpose,
     "linear": _linear,
     "matmul": _matmul,
     "lstm": _lstm,
+    "gru": _gru,
 }

@@ -56,6 +56,12 @@ def _log_sum_exp(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     return result
 
 
+def _classify(probabilities: Array, classes: Array) -> tuple[str, dict[str, Any]]:
+    """The label of the largest number, the first one of several, and all numbers by their labels."""
+    numbers = probabilities.reshape(-1)
+    return str(classes[numbers.argmax()]), dict(zip(classes.tolist(), numbers, strict=True))
+
+
 def _topk(
     x: Array,
     k: Any = 1,
@@ -153,6 +159,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "reduce_argmax": _arg(np.argmax),
     "reduce_argmin": _arg(np.argmin),
     "topk": _topk,
+    "classify": _classify,
     "cumsum": _cumsum,
     "softmax": _softmax,
     "batch_norm": _batch_norm,

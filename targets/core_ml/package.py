@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from qcompiler.errors import ModelError
 from qcompiler.silence import ERRORS, silenced
+from qcompiler.targets.core_ml.open_sizes import Range
 from qcompiler.targets.core_ml.toolkit import toolkit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from qcompiler.targets.core_ml.interface import Interface
+    from qcompiler.targets.core_ml.pixels import Image
 
 MODEL = "model.mlpackage"
 _ROOT = "com.apple.CoreML"
@@ -32,27 +36,25 @@ _KEPT_OUT = {
 _DATED = "com.github.apple.coremltools.conversion_date"
 
 
-@dataclass(frozen=True)
-class Range:
-    """Sizes that an open dimension of an input may have."""
-
-    least: int
-    most: int
-    usual: int
-
-
 def files_of(
-    program: Any, opset: Any, inputs: Mapping[str, tuple[int | Range, ...]], about: Mapping[str, str]
+    program: Any,
+    opset: Any,
+    names: Mapping[str, str],
+    inputs: Mapping[str, tuple[int | Range, ...]],
+    interface: Interface,
+    about: Mapping[str, str],
 ) -> Iterator[tuple[str, bytes]]:
     """The package's files, by their paths in it: the same ones for the same program.
 
     Args:
         program: The program, as the author left it.
         opset: Its deployment target.
-        inputs: Shapes of the inputs.
+        names: What values of the graph are called in it.
+        inputs: Shapes of the inputs, by the graph's names.
+        interface: What people see of it.
         about: What people may want to know of the model, by key.
     """
-    kit = toolkit()
+    kit, classifier = toolkit(), interface.classifier
     pipeline = kit.PassPipeline.DEFAULT
     pipeline.remove_passes(_KEPT_OUT)
     with silenced(ERRORS):  # it shows its progress
@@ -62,7 +64,8 @@ def files_of(
             minimum_deployment_target=opset,
             compute_precision=kit.ct.precision.FLOAT32,  # types are as written: nothing is left to cast
             pass_pipeline=pipeline,
-            inputs=[kit.ct.TensorType(name=name, shape=_shape(shape)) for name, shape in inputs.items()],
+            inputs=[_port(names[name], shape, interface.images.get(name)) for name, shape in inputs.items()],
+            classifier_config=classifier.config(names[classifier.output]) if classifier else None,
             skip_model_load=True,
         )
     specification = model.get_spec()
@@ -70,6 +73,8 @@ def files_of(
     metadata.userDefined.pop(_DATED, None)
     for key, text in about.items():
         metadata.userDefined[key] = text
+    for key, text in interface.about.items():
+        setattr(metadata, key, text)
     yield f"{_DATA}/{_SPECIFICATION}", specification.SerializeToString(deterministic=True)
     weights = sorted(Path(model.weights_dir).iterdir()) if model.weights_dir else []
     for path in weights:
@@ -84,9 +89,10 @@ def files_of(
     )  # as coremltools writes it, which it does when it reads a package
 
 
-def _shape(shape: tuple[int | Range, ...]) -> Any:
+def _port(name: str, shape: tuple[int | Range, ...], image: Image | None) -> Any:
+    """An input as coremltools declares it."""
     ct = toolkit().ct
-    return ct.Shape(
+    sizes = ct.Shape(
         tuple(
             ct.RangeDim(lower_bound=size.least, upper_bound=size.most, default=size.usual)
             if isinstance(size, Range)
@@ -94,6 +100,7 @@ def _shape(shape: tuple[int | Range, ...]) -> Any:
             for size in shape
         )
     )
+    return ct.TensorType(name=name, shape=sizes) if image is None else image.port(name, sizes)
 
 
 def _manifest(items: Mapping[str, str]) -> dict[str, Any]:

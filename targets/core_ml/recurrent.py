@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from qcompiler.ir.node import Node
     from qcompiler.targets.core_ml.author import Author, Var
 
-_DIRECTIONS = {"forward": "forward", "reverse": "reverse", "bidirectional": "bidirectional"}
-_HALF_FROM = 8
-"""The specification version from which `lstm` takes float16."""
+HALF_FROM = 8
+"""The specification version from which `lstm` and `gru` take float16."""
 
 
 def _lstm(author: Author, node: Node) -> Sequence[Var]:
-    """`lstm`: gates in the order of MIL, directions side by side instead of on an axis of their own."""
-    _check(author, node)
-    dtype = author.float_type if author.specification >= _HALF_FROM else np.dtype(np.float32)
+    """`lstm`: gates in the order of MIL, directions side by side instead of on an axis of their own.
+
+    One that runs backwards gives its steps in the order that they are computed in, and ONNX's in that of the sequence: the sequence
+    is turned around instead. Of one that runs both ways MIL has the order of the sequence.
+    """
+    check(author, node, ("Sigmoid", "Tanh", "Tanh"))
+    dtype = author.float_type if author.specification >= HALF_FROM else np.dtype(np.float32)
     steps, batch, _ = author.static(0)
     hidden, direction = int(node.attributes["hidden_size"]), node.text("direction", "forward")
     count = 2 if direction == "bidirectional" else 1
@@ -42,9 +45,11 @@ def _lstm(author: Author, node: Node) -> Sequence[Var]:
         name: _state(author, slot, count, batch, hidden, dtype)
         for name, slot in (("initial_h", 5), ("initial_c", 6))
     }
-    y, h, c = author.op(
-        "lstm", x=author.read(0, dtype), **states, **inputs, direction=direction, output_sequence=True
-    )
+    backwards = direction == "reverse"
+    x = turned(author, author.read(0, dtype)) if backwards else author.read(0, dtype)
+    way = "bidirectional" if count == 2 else "forward"
+    y, h, c = author.op("lstm", x=x, **states, **inputs, direction=way, output_sequence=True)
+    y = turned(author, y) if backwards else y
     sequence = author.op("reshape", x=y, shape=[steps, batch, count, hidden])
     return (
         author.op("transpose", x=sequence, perm=[0, 2, 1, 3]),
@@ -52,7 +57,22 @@ def _lstm(author: Author, node: Node) -> Sequence[Var]:
     )
 
 
-def _check(author: Author, node: Node) -> None:
+def turned(author: Author, var: Var) -> Var:
+    """A sequence from its end to its beginning."""
+    return author.op("reverse", x=var, axes=[0])
+
+
+def check(author: Author, node: Node, activations: tuple[str, ...]) -> None:
+    """Refuses what neither `lstm` nor `gru` has.
+
+    Args:
+        author: The program.
+        node: The operator.
+        activations: Its activations, where they are not given.
+
+    Raises:
+        Unsupported: There is something of that.
+    """
     if node.attributes.get("layout", 0):
         raise Unsupported("its batch comes first (layout = 1); transpose around it")
     if node.attributes.get("input_forget", 0) or node.attributes.get("clip") or node.input(7) is not None:
@@ -61,8 +81,8 @@ def _check(author: Author, node: Node) -> None:
         item.decode() if isinstance(item, bytes) else str(item)
         for item in node.attributes.get("activations", [])
     ]
-    if any(name != wanted for name, wanted in zip(names, ["Sigmoid", "Tanh", "Tanh"] * 2, strict=False)):
-        raise Unsupported(f"its activations are {', '.join(names)}, not Sigmoid, Tanh and Tanh")
+    if any(name != wanted for name, wanted in zip(names, activations * 2, strict=False)):
+        raise Unsupported(f"its activations are {', '.join(names)}, not {', '.join(activations)}")
     lengths = author.constant(4)
     if lengths is not None and (lengths != author.static(0)[0]).any():
         raise Unsupported("its sequences differ in length")

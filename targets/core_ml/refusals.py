@@ -1,4 +1,4 @@
-"""Why operators cannot be written for Core ML."""
+"""Why models cannot be written for Core ML, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qcompiler.ir.functions import DOMAIN
 
 if TYPE_CHECKING:
-    from qcompiler.ir.node import Node
+    from qcompiler.ir.node import Node, Value
 
 MAXIMUM_RANK = 5
 """The most dimensions of a tensor."""
@@ -33,3 +33,17 @@ def refusal(refused: list[str]) -> str:
     count = len(refused)
     what = "One operator cannot" if count == 1 else f"{count} operators cannot"
     return f"{what} be written for Core ML: {'; '.join(refused)}. Export the model without them, or cut them off; nothing was written."
+
+
+def dimension(value: Value, axis: int) -> str:
+    """What an open dimension of an input is called for `--dimension`."""
+    assert value.shape is not None
+    return str(value.shape[axis] or f"{value.name}:{axis}")
+
+
+def how_to_fix(value: Value) -> str:
+    """What to do about an input's batch that is not 1, one clause."""
+    assert value.shape is not None
+    if isinstance(value.shape[0], int):
+        return "export the model for a batch of 1"
+    return f"fix the batch with --dimension {dimension(value, 0)}=1"

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import platform
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcompiler.accumulators import Sums
 from qcompiler.errors import QCompilerError
 from qcompiler.lowering import Verification, VerifyJob
 from qcompiler.probe import random_feeds
 from qcompiler.runtime import BatchRunner, Session
+from qcompiler.targets.core_ml.classes import LABEL
 from qcompiler.targets.core_ml.evaluate import Evaluator
+from qcompiler.targets.core_ml.interface import interface_of
 from qcompiler.targets.core_ml.names import identifiers
 from qcompiler.targets.core_ml.package import MODEL, read
+from qcompiler.targets.core_ml.pixels import EXACT, Rounding
+from qcompiler.targets.core_ml.tally import Tally
 from qcompiler.targets.core_ml.toolkit import toolkit, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -33,79 +33,7 @@ _EVERY_TENSOR = 8
 """Samples of which all codes are compared."""
 _OUTPUTS = 128
 """Samples of which outputs are compared."""
-_MOST_CODES = {"float32": 0.001, "float16": 0.06}
-"""The share of codes that may differ, by the type of floats."""
-_MOST_BEYOND = {"float32": 0.0, "float16": 1e-5}
-"""The share of codes that may differ by more than one step: where a large bias cancels, float16 rounds it by more than that."""
-_LEAST_COSINE = {"float32": 0.9999, "float16": 0.99}
 _LEAST_ON_DEVICE = 0.98
-
-
-@dataclass
-class Tally:
-    """Differences of the package from the reference.
-
-    Attributes:
-        samples: How many outputs were compared.
-        coded: How many samples all codes were compared of.
-        tensors: The quantized tensors that were compared.
-        codes: How many codes.
-        off: How many of them differ.
-        beyond: How many of them by more than one step.
-        steps: The largest difference, in steps.
-        worst: The tensor that it is in.
-        largest: The largest difference of an output.
-        sums: Of all outputs.
-    """
-
-    samples: int = 0
-    coded: int = 0
-    tensors: set[str] = field(default_factory=set)
-    codes: int = 0
-    off: int = 0
-    beyond: int = 0
-    steps: int = 0
-    worst: str = ""
-    largest: float = 0.0
-    sums: Sums = field(default_factory=Sums)
-
-    def add_codes(self, name: str, expected: NDArray[Any], made: NDArray[Any]) -> None:
-        """Compares a quantized tensor. Zero points may have moved with the type: uint8 and 128 is int8 and 0."""
-        shift = 128 * (int(expected.dtype.kind == "u") - int(made.dtype.kind == "u"))
-        gap = np.abs(made.astype(np.int32) + shift - expected.astype(np.int32))
-        self.tensors.add(name)
-        self.codes += gap.size
-        self.off += int((gap > 0).sum())
-        self.beyond += int((gap > 1).sum())
-        if (most := int(gap.max(initial=0))) > self.steps:
-            self.steps, self.worst = most, name
-
-    def add_output(self, expected: NDArray[Any], made: NDArray[Any]) -> None:
-        """Compares an output."""
-        gap = np.abs(expected.astype(np.float64) - made)
-        self.largest = max(self.largest, float(gap.max(initial=0.0)))
-        self.sums.add(expected, made)
-
-    @property
-    def share(self) -> float:
-        """The share of codes that differ."""
-        return self.off / max(self.codes, 1)
-
-    @property
-    def cosine(self) -> float:
-        """The cosine of all outputs with the reference's; 1 where both are 0."""
-        return self.sums.cosine()
-
-    @property
-    def error(self) -> float:
-        """The root of the mean square of all differences, relative to that of the reference's outputs."""
-        signal, noise = self.sums.signal, self.sums.noise
-        return math.sqrt(noise / signal) if signal > 0 else float(noise > 0)
-
-
-def _error_of(cosine: float) -> float:
-    """The error, relative to the outputs, that goes with a cosine where there is no difference in scale."""
-    return float(np.sqrt(2 * (1 - cosine)))
 
 
 def consumer(job: VerifyJob) -> PackageRunner:
@@ -126,6 +54,8 @@ class PackageRunner(BatchRunner):
         super().__init__(job.graph.inputs)
         self._job = job
         self._names = identifiers(job.graph)
+        self._interface = interface_of(job.graph, job.options)
+        self._rounding = {name: Rounding() for name in self._interface.images}
         self._evaluator = Evaluator(read(job.folder / MODEL))
         self._codes = [
             node.output.name
@@ -144,21 +74,49 @@ class PackageRunner(BatchRunner):
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
         """Evaluates the package on one set of inputs; compares it while there are samples to compare."""
-        given = {self._names[name]: array for name, array in feeds.items()}
+        given, read = self._given(feeds)
         made = self._evaluator.run(given)
+        outputs = self._outputs_of(made)
         if self.tally.samples < _OUTPUTS:
-            self._compare(feeds, given, made)
+            self._compare(read, given, made, outputs)
         types = {value.name: value.dtype for value in self._job.graph.outputs}
-        return {name: made[self._names[name]].astype(types[name]) for name in self._outputs}
+        return {name: array.astype(types[name]) for name, array in outputs.items()}
 
-    def _compare(self, feeds: Mapping[str, NDArray[Any]], given: Arrays, made: Arrays) -> None:
+    def _given(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Arrays]:
+        """What the package is given, by its names, and what the model reads then: the numbers of pixels, where inputs are images."""
+        given, read = dict(feeds), dict(feeds)
+        for name, image in self._interface.images.items():
+            steps = image.steps(feeds[name])
+            given[name] = image.rounded(steps)
+            read[name] = image.numbers(given[name])
+            self._rounding[name].add(steps, given[name])
+        return {self._names[name]: array for name, array in given.items()}, read
+
+    def _outputs_of(self, made: Mapping[str, Any]) -> Arrays:
+        """The model's outputs in what the package gives; the numbers of classes stand there by label."""
+        classifier = self._interface.classifier
+        return {
+            name: classifier.scores(made)
+            if classifier is not None and name == classifier.output
+            else made[self._names[name]]
+            for name in self._outputs
+        }
+
+    def _compare(
+        self, feeds: Arrays, given: Arrays, made: Mapping[str, Any], outputs: Mapping[str, NDArray[Any]]
+    ) -> None:
         coded = self.tally.coded < _EVERY_TENSOR
         expected = (self._reference if coded else self._plain).run(feeds)
         count = max((len(array) for array in feeds.values() if array.ndim), default=1)
         self._first = self._first or given
         self.tally.samples += count
         for name in self._outputs:
-            self.tally.add_output(expected[name], made[self._names[name]])
+            self.tally.add_output(expected[name], outputs[name])
+        if (classifier := self._interface.classifier) is not None:
+            largest, reference = (
+                classifier.labels[int(found[classifier.output].argmax())] for found in (outputs, expected)
+            )
+            self.tally.add_label(made[LABEL], largest, reference)
         if coded:
             self.tally.coded += count
             self._compare_codes(given, expected)
@@ -181,11 +139,11 @@ class PackageRunner(BatchRunner):
     def verification(self) -> Verification:
         """What came of it."""
         if not self.tally.samples:
-            self.run(random_feeds(self._job.graph))
-        tally, kind = self.tally, self._job.plan.float_format
-        problems = list(_problems(tally, kind))
+            self.run(self._random())
+        tally = self.tally
+        problems = tally.problems(self._job.plan.float_format)
         assert self._first is not None
-        ran = _on_device(self._job.folder / MODEL, self._first, self._evaluator)
+        ran = self._on_device()
         problems += (
             []
             if ran is None or ran >= _LEAST_ON_DEVICE
@@ -197,6 +155,9 @@ class PackageRunner(BatchRunner):
         )
         if tally.codes:
             done += f", and {tally.share:.3%} of {tally.codes:,} codes in {len(tally.tensors)} tensors differ, by {tally.steps} at most"
+        if tally.labels:
+            done += f", and {tally.same} of {tally.labels} labels are the reference's"
+        done += "".join(_rounding_text(name, found) for name, found in self._rounding.items())
         done += (
             "; Core ML itself runs on macOS only"
             if ran is None
@@ -214,6 +175,34 @@ class PackageRunner(BatchRunner):
             details=self._details(),
         )
 
+    def _random(self) -> Arrays:
+        """Inputs of a seed; of images, the numbers of pixels."""
+        feeds = random_feeds(self._job.graph)
+        return feeds | {
+            name: image.random(feeds[name].shape) for name, image in self._interface.images.items()
+        }
+
+    def _on_device(self) -> float | None:
+        """The cosine of what Core ML computes with what was evaluated; None where there is no Core ML."""
+        if platform.system() != "Darwin":
+            return None
+        assert self._first is not None
+        pictures = {
+            self._names[name]: image.picture(self._first[self._names[name]])
+            for name, image in self._interface.images.items()
+        }
+        path = str(self._job.folder / MODEL)
+        try:
+            made = toolkit().ct.models.MLModel(path).predict({**self._first, **pictures})
+        except (
+            Exception
+        ) as error:  # whatever it raises: that Core ML refuses the package is what is to be told
+            raise QCompilerError(f"Core ML does not run the package: {error}") from error
+        tally, expected = Tally(), self._outputs_of(self._evaluator.run(self._first))
+        for name, array in self._outputs_of(made).items():
+            tally.add_output(expected[name], np.asarray(array))
+        return tally.cosine
+
     def _details(self) -> dict[str, Any]:
         tally = self.tally
         return {
@@ -230,35 +219,26 @@ class PackageRunner(BatchRunner):
                 "steps": tally.steps,
             },
             "operators": dict(sorted(self._evaluator.ops.items())),
+            **self._interface_details(),
         }
 
-
-def _problems(tally: Tally, kind: str) -> list[str]:
-    found = []
-    if tally.beyond > _MOST_BEYOND[kind] * tally.codes:
-        found.append(
-            f"{tally.beyond:,} codes differ by more than one step, those of {tally.worst} by {tally.steps}; rounding does not explain that"
-        )
-    if tally.share > _MOST_CODES[kind]:
-        found.append(
-            f"{tally.share:.2%} of all codes differ; with {kind} at most {_MOST_CODES[kind]:.1%} should"
-        )
-    if tally.cosine < _LEAST_COSINE[kind]:
-        found.append(f"the cosine of the outputs is {tally.cosine:.6f}, below {_LEAST_COSINE[kind]}")
-    elif tally.error > _error_of(_LEAST_COSINE[kind]):
-        found.append(f"the outputs are off by {tally.error:.2%} of their size, which a cosine does not show")
-    return found
+    def _interface_details(self) -> dict[str, Any]:
+        """What there is to say of class labels and images, where there are any."""
+        details: dict[str, Any] = {}
+        if self.tally.labels:
+            details["labels"] = {"compared": self.tally.labels, "same": self.tally.same}
+        if self._rounding:
+            details["pixels"] = {
+                name: {"worst": found.worst, "mean": found.mean} for name, found in self._rounding.items()
+            }
+        return details
 
 
-def _on_device(path: Path, feeds: Arrays, evaluator: Evaluator) -> float | None:
-    """The cosine of what Core ML computes with what was evaluated; None where there is no Core ML."""
-    if platform.system() != "Darwin":
-        return None
-    try:
-        made = toolkit().ct.models.MLModel(str(path)).predict(feeds)
-    except Exception as error:  # whatever Core ML raises: that it refuses the package is what is to be told
-        raise QCompilerError(f"Core ML does not run the package: {error}") from error
-    tally, expected = Tally(), evaluator.run(feeds)
-    for name in evaluator.outputs:
-        tally.add_output(expected[name], np.asarray(made[name]))
-    return tally.cosine
+def _rounding_text(name: str, found: Rounding) -> str:
+    """How far the data are from pixels, where floats do not explain it."""
+    if found.worst <= EXACT:
+        return ""
+    return (
+        f"; the data of {name} lie between pixels: the package was given the nearest ones, {found.mean:.2g} of a step off on average and "
+        f"{found.worst:.2g} at most"
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,6 +92,35 @@ def test_the_same_input_gives_the_same_bytes(made: Path, tmp_path: Path) -> None
     assert contents(tmp_path / "again" / PACKAGE) == contents(made / PACKAGE)
     manifest = json.loads((made / "manifest.json").read_text())
     assert f"{PACKAGE}/Manifest.json" in json.dumps(manifest)
+
+
+def test_inspect_shows_a_package(made: Path, tmp_path: Path) -> None:
+    done = run_cli("inspect", made / PACKAGE)
+    assert done.code == 0, done.err
+    told = " ".join(done.out.split())
+    report = report_of(made)
+    assert f"{PACKAGE}: {report['size_bytes']['compiled']:,} bytes" in told
+    for text in ("iOS 17, macOS 14 or newer", "image: float32[1..64,1,8,8]", "in 10 of int8, a scale per channel", "quantize"):  # fmt: skip
+        assert text in told
+    shutil.copytree(made, tmp_path / "out.mlpackage")  # what `compile` wrote is that, whatever it is called
+    assert "Compiled and verified" in run_cli("inspect", tmp_path / "out.mlpackage").out
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("empty.mlpackage", "empty.mlpackage is no Core ML package: its Manifest.json cannot be read: No such file"),
+        ("none.mlpackage", "none.mlpackage is no Core ML package, which is a folder; there is nothing there."),
+        ("folder", "folder has no report.json: give a folder that `qcompiler compile` wrote"),
+    ],
+)  # fmt: skip
+def test_folders_that_are_no_packages(name: str, says: str, tmp_path: Path) -> None:
+    for made in ("empty.mlpackage", "folder"):
+        (tmp_path / made).mkdir()
+    done = run_cli("inspect", tmp_path / name)
+    assert done.code == 1
+    assert says in " ".join(done.err.split())
+    assert done.err.count("\n") == 1
 
 
 def test_a_damaged_package_is_noticed(made: Path, tmp_path: Path) -> None:
@@ -181,6 +212,52 @@ def test_chips_whose_engine_does_not_multiply_int8_get_weights_only(tmp_path: Pa
     assert rows == {"w8"}
 
 
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("".join(f"digit {number}\n" for number in range(10)))
+    return path
+
+
+def option(name: str, given: object) -> tuple[str, str]:
+    return "--target-option", f"{name}={given}"
+
+
+@pytest.mark.slow
+def test_an_image_labels_and_metadata(labels: Path, tmp_path: Path) -> None:
+    """What an app shows: the demo's digits, which have pixels of 0 to 16, as pictures with labels."""
+    words = (
+        *("--dimension", "batch=1"),
+        *option("image", "grayscale"),
+        *option("scale", "1/16"),
+        *option("labels", labels),
+        *option("author", "Ada"),
+        *option("license", "Apache-2.0"),
+        *option("description", "reads digits"),
+        *option("version", "1.2"),
+    )
+    done = compiled(tmp_path / "out", *words)
+    assert done.code == 0, done.err
+    assert "labels are the reference's" in " ".join(done.out.split())
+    found = specification(tmp_path / "out").description
+    (image,), (label, scores) = found.input, found.output
+    assert (image.type.imageType.width, image.type.imageType.height) == (8, 8)
+    assert (label.name, scores.name) == ("classLabel", "classLabel_probs")
+    about = found.metadata
+    assert (about.author, about.license) == ("Ada", "Apache-2.0")
+    assert (about.shortDescription, about.versionString) == ("reads digits", "1.2")
+    report = report_of(tmp_path / "out")
+    details = report["verify"]["details"]
+    assert report["verify"]["passed"]
+    assert report["metric"]["artifact"] >= demo.TOP1 - 0.01
+    assert details["labels"] == {"compared": 128, "same": 128}
+    assert details["pixels"]["image"]["worst"] < 1e-3
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    recorded = manifest["options"]["target_options"]
+    assert recorded["labels"] == hashlib.sha256(labels.read_bytes()).hexdigest()
+    assert (recorded["image"], recorded["author"], recorded["bias"]) == ("grayscale", "Ada", "")
+
+
 # -- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +287,37 @@ def test_all_operators_that_cannot_be_written_are_named_at_once(tmp_path: Path) 
         tmp_path, text, ["2 operators cannot be written for Core ML", "hard (Hardmax)", "loud (IsNaN)", "nothing was written"],
         x=normal(8, 8),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("image=grayscale",), "image=grayscale: the input 'image' is float32[batch,1,8,8], and Core ML gives a model one image at a time"),
+        (("image=rgb",), "no input has the shape [1, 3, height, width]"),
+        (("image=grayscale", "image-input=picture"), "image-input=picture: the model has no such input"),
+        (("labels=none.txt",), "labels=none.txt: the file cannot be read: No such file or directory"),
+        (("images=rgb",), "has no such option; did you mean 'image'"),
+    ],
+)  # fmt: skip
+def test_options_that_the_model_cannot_have(words: Sequence[str], says: str, tmp_path: Path) -> None:
+    done = compiled(tmp_path / "out", *(part for word in words for part in ("--target-option", word)))
+    assert done.code == 1
+    assert says in " ".join(done.err.split())
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_are_not_as_many_as_classes(labels: Path, tmp_path: Path) -> None:
+    labels.write_text("one\ntwo\n")
+    done = compiled(tmp_path / "out", "--dimension", "batch=1", *option("labels", labels))
+    assert done.code == 1
+    assert "which are 10 numbers, and the file has 2 labels" in " ".join(done.err.split())
+
+
+def test_numbers_that_no_image_gives(tmp_path: Path) -> None:
+    done = compiled(tmp_path / "out", "--dimension", "batch=1", *option("image", "grayscale"))
+    assert done.code == 1
+    assert "cannot be what an image gives at the input 'image'" in " ".join(done.err.split())
 
 
 def test_attributes_that_core_ml_lacks_are_told(tmp_path: Path) -> None:

@@ -101,4 +101,6 @@ def test_what_cannot_be_inspected(
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"Error: {expected}")
     assert done.err.count("\n") == 1
-    assert ("Files of other kinds that `inspect` shows end in .tflite." in done.err) == (name == "x.bin")
+    assert ("Files of other kinds that `inspect` shows end in .mlpackage, .tflite." in done.err) == (
+        name == "x.bin"
+    )

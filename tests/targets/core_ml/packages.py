@@ -15,6 +15,7 @@ from qcompiler.runtime import Session
 from qcompiler.targets import find_target
 from qcompiler.targets.core_ml.evaluate import Evaluator
 from qcompiler.targets.core_ml.float_types import FloatTypes
+from qcompiler.targets.core_ml.interface import Interface
 from qcompiler.targets.core_ml.lower import contents
 from qcompiler.targets.core_ml.names import identifiers
 from qcompiler.targets.core_ml.package import Package, read
@@ -57,11 +58,16 @@ class Written:
 
 
 def write(
-    graph: Graph, folder: Path, device: str = "ios17", floats: str = "float32", io: str = "float32"
+    graph: Graph,
+    folder: Path,
+    device: str = "ios17",
+    floats: str = "float32",
+    io: str = "float32",
+    interface: Interface | None = None,
 ) -> Written:
     """Writes a graph as it is, and reads the package back."""
-    target = find_target(f"core-ml:{device}")
-    for name, data in contents(graph, FloatTypes(graph, floats), target, io):
+    target, shown = find_target(f"core-ml:{device}"), interface or Interface(np.dtype(io))
+    for name, data in contents(graph, FloatTypes(graph, floats), target, shown):
         path = folder / "model.mlpackage" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

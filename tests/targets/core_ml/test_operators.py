@@ -15,7 +15,7 @@ from qcompiler.ir.functions import DOMAIN, LOOKUP
 from qcompiler.passes.fold_constants import FoldConstants
 from qcompiler.passes.fuse_composites import FuseComposites
 from qcompiler.probe import random_feeds
-from qcompiler.targets.core_ml.evaluate import Evaluator, inference
+from qcompiler.targets.core_ml.evaluate import RULES, Evaluator, inference
 from qcompiler.targets.core_ml.lower import EMITTERS
 from qcompiler.targets.core_ml.names import identifiers
 
@@ -32,6 +32,14 @@ BOTH = {
     "b": normal(2, 40) / 3,
     "h": normal(2, 3, 5),
     "c": normal(2, 3, 5),
+}
+
+GRU = {"w": normal(1, 15, 6) / 3, "r": normal(1, 15, 5) / 3, "b": normal(1, 30) / 3}
+GRU_BOTH = {
+    "w": normal(2, 15, 6) / 3,
+    "r": normal(2, 15, 5) / 3,
+    "b": normal(2, 30) / 3,
+    "h": normal(2, 3, 5),
 }
 
 
@@ -153,6 +161,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "LSTM": one("(float[4,3,6] x) => (float y, float h, float c) { y, h, c = LSTM<hidden_size=5>(x, w, r, b) }", **LSTM),
     "LSTM, reverse": one("(float[4,3,6] x) => (float y) { y = LSTM<hidden_size=5, direction=\"reverse\">(x, w, r) }", w=LSTM["w"], r=LSTM["r"]),
     "LSTM, both ways": one("(float[4,3,6] x) => (float y, float z) { y, z = LSTM<hidden_size=5, direction=\"bidirectional\">(x, w, r, b, , h, c) }", **BOTH),
+    "GRU": one("(float[4,3,6] x) => (float y, float h) { y, h = GRU<hidden_size=5>(x, w, r, b) }", **GRU),
+    "GRU, reverse": one("(float[4,3,6] x) => (float y) { y = GRU<hidden_size=5, direction=\"reverse\">(x, w, r) }", w=GRU["w"], r=GRU["r"]),
+    "GRU, both ways": one("(float[4,3,6] x) => (float y, float z) { y, z = GRU<hidden_size=5, direction=\"bidirectional\">(x, w, r, b, , h) }", **GRU_BOTH),
+    "GRU, reset behind": one("(float[4,3,6] x) => (float y, float h) { y, h = GRU<hidden_size=5, linear_before_reset=1>(x, w, r, b) }", **GRU),
+    "GRU, reset behind, one step": one("(float[1,3,6] x) => (float y) { y = GRU<hidden_size=5, linear_before_reset=1>(x, w, r) }", w=GRU["w"], r=GRU["r"]),
+    "GRU, reset behind, both ways": one("(float[4,3,6] x) => (float y, float z) { y, z = GRU<hidden_size=5, linear_before_reset=1, direction=\"bidirectional\">(x, w, r, b, , h) }", **GRU_BOTH),
     # codes
     "QuantizeLinear": one(f"{IMAGE} {{ q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }}", s=np.float32(0.02), z=np.uint8(128)),
     "DequantizeLinear": one(f"{IMAGE} {{ q = QuantizeLinear<axis=1>(x, s) y = DequantizeLinear<axis=1>(q, s) }}", s=ramp(8, 0.01, 0.01)),
@@ -257,3 +271,58 @@ def test_every_operator_is_tested() -> None:
     assert {name.partition(",")[0].partition(" ")[0] for name in (*CASES, *COMPOSITES, LOOKUP)} == set(
         EMITTERS
     )
+
+
+def test_what_runs_backwards_is_turned_around(tmp_path: Path) -> None:
+    """Core ML's own "reverse" gives the steps in the order that they are computed in."""
+    text, constants = CASES["LSTM, reverse"]
+    written = write(graph_of(text, constants), tmp_path)
+    assert written.ops["reverse"] == 2
+    (lstm,) = (op for op in written.package.function.operations if op.op_type == "lstm")
+    assert lstm.direction.val == "forward"
+
+
+@pytest.mark.parametrize(
+    ("operator", "constants", "says"),
+    [
+        ("LSTM<hidden_size=5, layout=1>(x, w, r)", LSTM, "its batch comes first"),
+        ("LSTM<hidden_size=5, clip=2.0>(x, w, r)", LSTM, "coupled gates, a clip or peepholes"),
+        ("LSTM<hidden_size=5, activations=[\"Tanh\",\"Tanh\",\"Tanh\"]>(x, w, r)", LSTM, "not Sigmoid, Tanh, Tanh"),
+        ("GRU<hidden_size=5, layout=1>(x, w, r)", GRU, "its batch comes first"),
+        ("GRU<hidden_size=5, clip=2.0>(x, w, r)", GRU, "a clip"),
+        ("GRU<hidden_size=5, activations=[\"Sigmoid\",\"Relu\"]>(x, w, r)", GRU, "its activations are Sigmoid, Relu, not Sigmoid, Tanh"),
+        ("GRU<hidden_size=5>(x, w, r, , n)", GRU | {"n": np.int32([300, 299, 300])}, "its sequences differ in length"),
+        ("GRU<hidden_size=5>(x, w, k)", GRU | {"n": np.int32([1])}, "k.* is computed at run time"),
+        ("GRU<hidden_size=5, linear_before_reset=1>(x, w, r)", GRU, "300 steps are too many; export it for 256 at most"),
+    ],
+)  # fmt: skip
+def test_recurrent_operators_without_a_form(
+    operator: str, constants: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    text = f"(float[300,3,6] x, float[1,15,5] k) => (float y) {{ z = Neg(k) y = {operator} }}"
+    known = {name: data for name, data in constants.items() if name in operator.partition(">")[2]}
+    with pytest.raises(TargetError, match=says):
+        write(graph_of(text, known), tmp_path)
+
+
+def test_steps_that_are_written_out_share_their_weights(tmp_path: Path) -> None:
+    text = "(float[40,3,6] x) => (float y) { y = GRU<hidden_size=64, linear_before_reset=1>(x, w, r) }"
+    write(graph_of(text, {"w": normal(1, 192, 6) / 8, "r": normal(1, 192, 64) / 8}), tmp_path)
+    (stored,) = tmp_path.rglob("weight.bin")
+    assert stored.stat().st_size < 2 * 4 * 192 * (64 + 6)
+
+
+@pytest.mark.parametrize("operator", ["lstm", "gru"])
+def test_the_rules_of_what_runs_backwards(operator: str) -> None:
+    """As Core ML has it: the first result is that of the sequence's last element."""
+    gates = {"lstm": 4, "gru": 3}[operator]
+    x, h = normal(4, 3, 6), normal(3, 5)
+    states = {"initial_h": h} | ({"initial_c": normal(3, 5)} if operator == "lstm" else {})
+    weights = {"weight_ih": normal(gates * 5, 6), "weight_hh": normal(gates * 5, 5)}
+    rule = RULES[operator]
+    backwards = rule(x=x, **states, **weights, direction="reverse", output_sequence=True)
+    expected = rule(x=x[::-1], **states, **weights, output_sequence=True)
+    for mine, other in zip(backwards, expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    last = rule(x=x, **states, **weights, direction="reverse")[0]
+    np.testing.assert_array_equal(last, backwards[0][-1:])
