@@ -51,19 +51,27 @@ def parameter_bits(form: Form, scale_bytes: int | None = None) -> int:
         form: The form.
         scale_bytes: Bytes of a scale and its zero point; None: as in ONNX.
     """
-    count = 1
+    channels = 1
     if form.axis is not None and form.value.shape is not None:
         size = form.value.shape[form.axis]
-        count = size if isinstance(size, int) else 1
-        if form.spec.block is not None:
-            count = elements(form.value) // form.spec.block
-    offset = 2 * _SCALE_BITS if form.spec.offset == "bias" else 0
+        channels = size if isinstance(size, int) else 1
     if form.spec.numeric.kind == "table":
-        width = _SCALE_BITS if scale_bytes is None else 8 * scale_bytes
-        return (form.spec.numeric.levels + (0 if form.axis is None else count)) * width
+        return _table_bits(form.spec, channels, scale_bytes)
+    count = channels if form.spec.block is None else elements(form.value) // form.spec.block
+    offset = 2 * _SCALE_BITS if form.spec.offset == "bias" else 0
     if scale_bytes is not None:
         return count * 8 * scale_bytes + offset
     return count * _SCALE_BITS + in_bytes(count * _carrier_bits(form.spec)) + offset
+
+
+def _table_bits(spec: EncodingSpec, channels: int, scale_bytes: int | None) -> int:
+    """The bits of entries and scales. In ONNX there is always a scale, and a number that says where the entries of a table begin."""
+    entries = spec.numeric.levels * (1 if spec.group is None else channels // spec.group)
+    scales = channels if spec.granularity == "per-channel" else 0
+    if scale_bytes is not None:
+        return (entries + scales) * 8 * scale_bytes
+    begins = 1 if spec.group is None else channels
+    return (entries + max(scales, 1) + begins) * _SCALE_BITS
 
 
 def _carrier_bits(spec: EncodingSpec) -> int:
