@@ -36,7 +36,7 @@ from qcompiler.pass_manager import Pass, PassContext, Progress
 from qcompiler.pipeline import Checks, PassRecord, Pipeline
 from qcompiler.probe import Probe, random_feeds
 from qcompiler.report.html import render_html
-from qcompiler.report.node_table import constant_bytes, weight_rows
+from qcompiler.report.node_table import bits_per_weight, constant_bytes
 from qcompiler.report.table import make_report, manifest
 from qcompiler.runtime import Session
 from qcompiler.selection import Quantity
@@ -518,7 +518,7 @@ class _Compilation:
                     f"--max-size {self.options.max_size:g} is not kept: weights and tables take {size} bytes."
                 )
         if decision is None and self.options.weight_bits is not None:  # the plan is given
-            bits = _weight_bits(graph, plan)
+            bits = bits_per_weight(graph, plan, self.target.scale_bytes)
             if bits > self.options.weight_bits:
                 asked = self.options.weight_bits
                 found.append(
@@ -574,13 +574,6 @@ class _Compilation:
             name: digest for name, digest in artifact.hashes().items() if not name.startswith("report.")
         }
         return manifest(inputs, options, hashes)
-
-
-def _weight_bits(graph: Graph, plan: Plan) -> float:
-    rows = weight_rows(graph, plan)
-    parameters = sum(int(row["parameters"]) for row in rows)
-    bits = sum(int(row["parameters"]) * int(row["bits"]) for row in rows)
-    return bits / max(parameters, 1)
 
 
 def _same_bytes(first: Path, second: Path) -> bool:

@@ -9,7 +9,7 @@ from quantized import HEADER, SMALL, WIDTHS, target_of
 from small_graphs import graph_of, normal
 
 from qcompiler.assignment import Problem
-from qcompiler.costs import CostModel, code_bits, elements, in_bytes, parameter_bits
+from qcompiler.costs import CostModel, code_bits, elements, in_bytes, own_bits, parameter_bits
 from qcompiler.errors import TargetError
 from qcompiler.forms import Form, all_forms, written_forms
 from qcompiler.ir.graph import Graph
@@ -131,6 +131,22 @@ def test_scales_take_what_the_target_says(axis: int | None, count: int) -> None:
     form = Form(graph_of(TEXT, CONSTANTS).value("w"), CHANNELS, axis)
     assert parameter_bits(form, 0) == 0
     assert parameter_bits(form, 12) == count * 96
+
+
+@pytest.mark.parametrize(
+    ("spec", "axis", "tables"),
+    [
+        (EncodingSpec("table3"), None, 0),
+        (EncodingSpec("table3", granularity="per-channel"), 1, 0),
+        (EncodingSpec("table3", granularity="per-group", group=5), 1, 2 * 8),
+    ],
+)
+def test_only_tables_for_groups_count_as_bits_of_weights(
+    spec: EncodingSpec, axis: int | None, tables: int
+) -> None:
+    form = Form(graph_of(TEXT, CONSTANTS).value("w"), spec, axis)
+    assert own_bits(form, 2) == 60 * 3 + tables * 16
+    assert own_bits(form) == 60 * 3 + tables * 32
 
 
 @pytest.mark.parametrize(
