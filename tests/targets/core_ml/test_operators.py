@@ -17,7 +17,7 @@ from qcompiler.ir.graph import Graph
 from qcompiler.passes.fold_constants import FoldConstants
 from qcompiler.passes.fuse_composites import FuseComposites
 from qcompiler.probe import random_feeds
-from qcompiler.targets.core_ml.evaluate import Evaluator, inference
+from qcompiler.targets.core_ml.evaluate import Evaluator, decoded, inference, looked_up
 from qcompiler.targets.core_ml.lower import EMITTERS
 from qcompiler.targets.core_ml.names import identifiers
 
@@ -243,7 +243,20 @@ def test_table_lookup_in_groups(axis: int, bits: int, device: str, tmp_path: Pat
         with pytest.raises(TargetError, match="are stored from iOS 18 and macOS 15 on"):
             write(graph, tmp_path, device)
         return
-    assert write(graph, tmp_path, device).gap() < 1e-5
+    written = write(graph, tmp_path, device)
+    assert written.gap() < 1e-5
+    (stored,) = (op for op in written.package.function.operations if op.op_type == "constexpr_lut_to_dense")
+    assert stored.lut.shape[axis] == 2
+    np.testing.assert_array_equal(decoded(stored), stored.materialized_val_inference())
+
+
+def test_tables_along_several_axes() -> None:
+    """As coremltools defines them: every axis is cut into as many blocks as there are tables along it."""
+    indices, tables = codes_of(2, 4, 6), normal(2, 3, 4)
+    expected = [
+        [tables[row // 2, column // 2, indices[row, column]] for column in range(6)] for row in range(4)
+    ]
+    np.testing.assert_array_equal(looked_up(indices, tables), np.float32(expected))
 
 
 SENSITIVE = (
