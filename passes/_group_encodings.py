@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcompiler.assignment import use_value
-from qcompiler.codebooks import codebook, scaled_codebook
+from qcompiler.codebooks import codebook, codebooks, scaled_codebook
 from qcompiler.errors import ModelError
 from qcompiler.groups import Group
 from qcompiler.ir.encoding import MIN_SCALE, Encoding, block_range, channel_range
@@ -138,14 +138,19 @@ class GroupEncoder:
         return self._holding_biases(encoding, group, np.maximum(-low, high) > 0), f"weights, {how}"
 
     def _table(self, group: Group, constants: list[Value]) -> Encoding:
-        """A table for weights, per tensor; with a scale per channel where the row asks for that."""
+        """Tables for weights: one, with a scale per channel where the row asks for that, or one per group of channels."""
         spec, parts = group.spec, [np.asarray(value.data, np.float32) for value in constants]
         if group.axis is None:
             entries = codebook(np.concatenate([part.reshape(-1) for part in parts]), spec.numeric.levels)
             return Encoding(spec.numeric, table=entries)
         axis = group.axis
-        rows = [np.moveaxis(part, axis, 0).reshape(part.shape[axis], -1) for part in parts]
-        scale, entries = scaled_codebook(np.concatenate(rows, axis=1), spec.numeric.levels)
+        rows = np.concatenate(
+            [np.moveaxis(part, axis, 0).reshape(part.shape[axis], -1) for part in parts], axis=1
+        )
+        if spec.group is not None:
+            tables = codebooks(rows.reshape(len(rows) // spec.group, -1), spec.numeric.levels)
+            return Encoding(spec.numeric, axis=axis, table=tables, group=spec.group)
+        scale, entries = scaled_codebook(rows, spec.numeric.levels)
         return Encoding(spec.numeric, scale, None, axis, table=entries)
 
     def _holding_biases(self, encoding: Encoding, group: Group, used: NDArray[np.bool_]) -> Encoding:

@@ -84,8 +84,6 @@ def _unfit(group: PlannedGroup, layer: Layer | None, imported: Mapping[str, Enco
     encoding = group.encoding
     if layer is None:
         return "this form of operator has no rounding"
-    if encoding.table is not None and encoding.table.ndim > 1:
-        return "their channels have tables of their own"
     if encoding.table is None and (not encoding.format.is_integer or encoding.scale is None):
         return f"{encoding.format.name} has no integer codes"
     if encoding.format.bits > bits:
@@ -95,7 +93,7 @@ def _unfit(group: PlannedGroup, layer: Layer | None, imported: Mapping[str, Enco
     if group.uses[0].value in imported:
         return "they came quantized with the model"
     if encoding.axis is not None and encoding.block is None and encoding.axis != layer.channel_axis:
-        return f"their scales lie along axis {encoding.axis}"
+        return f"their {'scales' if encoding.group is None else 'tables'} lie along axis {encoding.axis}"
     if layer.inputs > MOST_INPUTS:
         return f"{layer.inputs} inputs are too many for a Gram matrix"
     return ""
@@ -403,8 +401,9 @@ def _rounded(problem: Quadratic, grid: Grid, sweeps: int, *, fixed: bool) -> tup
 
 
 def _lasting(encoding: Encoding, weights: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-    """The weights that were pruned, if the encoding has a zero for them: a table of a given plan may have none."""
-    return lasting_zeros(weights) if encoding.table is None or (encoding.table == 0).any() else None
+    """The weights that were pruned, if the encoding has zeros for them: the tables of a given plan may have none."""
+    held = encoding.table is None or (encoding.table == 0).any(axis=-1).all()
+    return lasting_zeros(weights) if held else None
 
 
 def grid_of(encoding: Encoding, layer: Layer) -> Grid:
@@ -412,8 +411,8 @@ def grid_of(encoding: Encoding, layer: Layer) -> Grid:
     if encoding.table is not None:
         one = np.ones((1, 1, 1))
         scale = one if encoding.scale is None else encoding.scale.astype(np.float64)
-        shape = one.shape if encoding.axis is None else (layer.groups, layer.outputs, 1)
-        entries = np.sort(encoding.table).astype(np.float64)
+        shape = one.shape if encoding.scale is None else (layer.groups, layer.outputs, 1)
+        entries = np.sort(np.atleast_2d(encoding.table), axis=1).astype(np.float64)
         return Grid(scale.reshape(shape), 0 * one, 0, encoding.format.levels - 1, entries)
     assert encoding.scale is not None
     assert encoding.zero_point is not None
@@ -431,5 +430,7 @@ def _with_grid(encoding: Encoding, grid: Grid) -> Encoding:
     if encoding.block is not None:
         return encoding
     scale = None if encoding.scale is None else grid.scale.reshape(encoding.scale.shape).astype(np.float32)
-    table = None if grid.table is None else grid.table.astype(np.float32)
+    table = encoding.table
+    if table is not None and grid.table is not None:
+        table = grid.table.reshape(table.shape).astype(np.float32)
     return dataclasses.replace(encoding, scale=scale, table=table)

@@ -13,7 +13,7 @@ import numpy as np
 
 from qcompiler import ops
 from qcompiler.assignment import demands, outputs_of, use_value
-from qcompiler.costs import CostModel, code_bits, elements, in_bytes, parameter_bits
+from qcompiler.costs import CostModel, code_bits, elements, in_bytes, own_bits, parameter_bits
 from qcompiler.decision import Considered, Decision, Weighed
 from qcompiler.forms import Form, row_forms, written_forms
 from qcompiler.passes._narrow_values import narrowest
@@ -53,7 +53,7 @@ class RowSelection:
         rows: Their rows, as the problem's options.
         problem: The abstract problem. Its size is what the artifact stores because of the choice: codes, floats, scales, zero
             points, the biases that layers are given, and what rows bring along (`Row.stored`).
-        codes: The same problem with the size of the weights of weighted nodes alone: what `--weight-bits` is about.
+        codes: The same problem with the size of the weights of weighted nodes alone: what `--weight-bits` is about, see `own_bits`.
         weights: How many weights there are.
         float_bits: Bits of those that no row quantizes, which `codes` leaves out.
         fixed_bits: Bits of all constants that `problem` leaves out.
@@ -298,23 +298,25 @@ class _Numbering:
             self._numbers[form] = self._add(
                 value, min(self.sensitivity.of(form).mean, _LOST), code_bits(value, form.spec) if constant else 0,
                 parameter_bits(form, self.costs.target.scale_bytes), conversion,
+                own_bits(form, self.costs.target.scale_bytes) if constant else 0,
             )  # fmt: skip
         return self._numbers[form]
 
     def float_number(self, value: Value) -> int:
         """The number of a constant that is left float."""
         if value not in self._floats:
-            self._floats[value] = self._add(value, 0.0, elements(value) * self.costs.float_bits, 0, FREE)
+            bits = elements(value) * self.costs.float_bits
+            self._floats[value] = self._add(value, 0.0, bits, 0, FREE, bits)
         return self._floats[value]
 
-    def _add(self, value: Value, loss: float, bits: int, parameters: int, conversion: Cost) -> int:
+    def _add(self, value: Value, loss: float, bits: int, parameters: int, conversion: Cost, own: int) -> int:
         number = self._values.setdefault(value, len(self._values))
         if value.is_constant:
             self.constants.add(value)
         size = in_bytes(bits) + parameters
         self.forms.append(SharedForm(number, Cost(loss, size, 0.0), conversion))
         self.codes.append(
-            SharedForm(number, Cost(loss, bits if value in self.weights else 0, 0.0), conversion)
+            SharedForm(number, Cost(loss, own if value in self.weights else 0, 0.0), conversion)
         )
         return len(self.forms) - 1
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class InsertQdq(Pass):
     """Writes the plan into the graph; the result runs in any ONNX runtime with the plan's numerics.
 
-    Constants become codes with a DequantizeLinear, or with a look-up in a table of theirs; a value stored in an encoding
+    Constants become codes with a DequantizeLinear, or with a look-up in tables of theirs; a value stored in an encoding
     gets one QuantizeLinear and DequantizeLinear behind its definition; a use that wants another encoding than its value
     has, a pair of its own (one per value and encoding).
 
@@ -257,17 +257,18 @@ class _Writer:
         return _RoundTrip(first or quantize, self._dequantize(codes, value, encoding, near, centred=centred))
 
     def _look_up(self, codes: Value, value: Value, encoding: Encoding, near: Node) -> Value:
-        """A constant from the entries of a table."""
+        """A constant from the entries of its tables."""
         scale = np.ones((), np.float32)
         if encoding.scale is not None:
             others = tuple(axis for axis in range(value.rank or 0) if axis != encoding.axis)
             scale = np.expand_dims(encoding.scale, others)
         table = self.graph.add_constant(f"{value.name}.table", np.array(encoding.table))
         factor = self.graph.add_constant(f"{value.name}.scale", scale)
+        first = self.graph.add_constant(f"{value.name}.first", encoding.first_entries(value.rank or 0))
         output = self.graph.add_value(f"{value.name}.decoded", np.float32, value.shape)
         self.graph.add_node(
             LOOKUP,
-            [codes, table, factor],
+            [codes, table, factor, first],
             [output],
             domain=DOMAIN,
             name=f"{value.name}.decode",

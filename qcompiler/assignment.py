@@ -110,14 +110,19 @@ def operand_refusal(region: Region, operand: str, value: Value, spec: EncodingSp
         return f"is computed at run time; ONNX has no {spec.format} to quantize it to, which is for constants"
     if spec.granularity == "per-tensor" or spec.derived:
         return None
+    what = f"{spec.granularity} {'scales' if spec.group is None else 'tables'}"
     if not value.is_constant:
-        return f"is computed at run time; {spec.granularity} scales need a constant"
+        return f"is computed at run time; {what} need a constant"
     axis = spec_axis(region, operand, spec)
     if axis is None:
-        return f"has no axis for {spec.granularity} scales in {region.match.anchor.op if region.match else 'this op'}"
+        return f"has no axis for {what} in {region.match.anchor.op if region.match else 'this op'}"
     size = value.shape[axis] if value.shape is not None else None
     if spec.block is not None and (not isinstance(size, int) or size % spec.block):
         return f"has {size} elements along axis {axis}, not a multiple of the block {spec.block}"
+    if spec.group is not None and (not isinstance(size, int) or size % spec.group):
+        return f"has {size} channels along axis {axis}, not a multiple of the {spec.group} that share a table"
+    if spec.group is not None and size == spec.group:
+        return f"has {size} channels along axis {axis}, which is one group: that is one table for the tensor"
     return None
 
 

@@ -14,7 +14,7 @@ class Budget:
     """Limits on a compilation. None: no limit.
 
     Attributes:
-        weight_bits: Bits per weight, averaged over the parameters of weighted nodes.
+        weight_bits: Bits per weight, averaged over the parameters of weighted nodes; see `qcompiler.costs.own_bits`.
         size: Bytes of all weights and tables of the artifact.
         latency: Seconds of one inference, by the target's cost model.
         loss: Predicted loss, in the unit of the sensitivity analysis.

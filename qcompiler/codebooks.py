@@ -15,6 +15,7 @@ _STEPS = 300
 _EXACT_LEVELS = 64
 _HISTOGRAM = 4096
 _BINS = np.linspace(0, 1, 160)
+_FEW_BINS = np.linspace(0, 1, 96)
 _ROUNDS = 6
 LASTING = 3 / 8
 """The share of zeros from which on they were put there on purpose: a fourth or a third comes about by rounding to integers."""
@@ -36,21 +37,68 @@ def codebook(elements: NDArray[Any], levels: int, weights: NDArray[Any] | None =
         [levels], in increasing order. Where there are fewer different elements, some entries are alike. One is 0 where zeros have to
         stay zeros, see `lasting_zeros`.
     """
-    flat = np.asarray(elements, np.float64).reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    values = flat[order]
-    mass = np.ones_like(values) if weights is None else np.asarray(weights, np.float64).reshape(-1)[order]
-    sums = np.stack(
-        [np.concatenate([[0.0], np.cumsum(item)]) for item in (mass, mass * values, mass * values**2)]
+    flat = None if weights is None else np.asarray(weights).reshape(1, -1)
+    (entries,) = codebooks(np.asarray(elements).reshape(1, -1), levels, flat)
+    return np.asarray(entries, np.float32)
+
+
+def codebooks(rows: NDArray[Any], levels: int, weights: NDArray[Any] | None = None) -> NDArray[np.float32]:
+    """A table for each row, see `codebook`. Of many rows the intervals that they begin with are found among fewer bins.
+
+    Args:
+        rows: [rows, elements], finite.
+        levels: How many entries.
+        weights: Of the elements, of their shape, not negative; None for equal ones.
+
+    Returns:
+        [rows, levels], each row in increasing order. All have a 0 where zeros have to stay zeros, see `lasting_zeros`.
+    """
+    rows = np.asarray(rows, np.float64)
+    order = np.argsort(rows, axis=1, kind="stable")
+    values = np.take_along_axis(rows, order, axis=1)
+    mass = (
+        np.ones_like(values)
+        if weights is None
+        else np.take_along_axis(np.asarray(weights, np.float64), order, axis=1)
     )
-    start = _best_of_bins(values, sums, levels) if levels <= _EXACT_LEVELS else _companded(values, levels)
-    return _settled(start, values, sums, zero=lasting_zeros(flat) is not None).astype(np.float32)
+    sums = np.zeros((3, len(rows), values.shape[1] + 1))
+    for total, item in zip(sums, (mass, mass * values, mass * values**2), strict=True):
+        np.cumsum(item, axis=1, out=total[:, 1:])
+    bins = _BINS if len(rows) == 1 else _FEW_BINS
+    start = np.stack(
+        [
+            _best_of_bins(row, sums[:, index], levels, bins)
+            if levels <= _EXACT_LEVELS
+            else _companded(row, levels)
+            for index, row in enumerate(values)
+        ]
+    )
+    return _settled(start, values, sums, zero=lasting_zeros(rows) is not None).astype(np.float32)
 
 
 def lasting_zeros(weights: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Where weights are 0 and have to stay 0, because so many are that they were pruned; None where some happen to be."""
     zeros = np.asarray(weights == 0)
     return zeros if zeros.any() and zeros.mean() >= LASTING else None
+
+
+class SortedRows:
+    """Rows of increasing numbers, laid one behind the other on a line, with room in between: one search serves them all."""
+
+    def __init__(self, rows: Floats) -> None:
+        """Takes [rows, elements], finite."""
+        self._low, self._high = float(rows[:, 0].min()), float(rows[:, -1].max())
+        self._span = self._high - self._low or 1.0
+        self._room = np.arange(len(rows))[:, None] * (4 * self._span)
+        self._begins = np.arange(len(rows))[:, None] * rows.shape[1]
+        self._line = (rows + self._room).reshape(-1)
+
+    def places(self, x: Floats) -> NDArray[np.intp]:
+        """How many numbers of its row are less than each of x, [rows, any]; of more than one row up to rounding errors of the line."""
+        if len(self._room) == 1:
+            return np.asarray(np.searchsorted(self._line, x))
+        near = np.clip(x, self._low - self._span, self._high + self._span)
+        return np.asarray(np.searchsorted(self._line, near + self._room) - self._begins)
 
 
 def _companded(values: Floats, levels: int) -> Floats:
@@ -60,11 +108,11 @@ def _companded(values: Floats, levels: int) -> Floats:
     return np.asarray(np.interp((np.arange(levels) + 0.5) / levels * share[-1], share, edges))
 
 
-def _best_of_bins(values: Floats, sums: Floats, levels: int) -> Floats:
+def _best_of_bins(values: Floats, sums: Floats, levels: int, bins: Floats) -> Floats:
     """Centres of the best intervals whose ends are ends of bins; half of the bins hold as many elements each, half are as wide."""
-    ends = np.concatenate([np.quantile(values, _BINS), values[0] + (values[-1] - values[0]) * _BINS])
+    ends = np.concatenate([np.quantile(values, bins), values[0] + (values[-1] - values[0]) * bins])
     places = np.unique(np.concatenate([[0], np.searchsorted(values, ends), [len(values)]]))
-    if len(values) <= 2 * len(_BINS):
+    if len(values) <= 2 * len(bins):
         places = np.arange(len(values) + 1)
     count, first, second = (part[None, :] - part[:, None] for part in sums[:, places])
     cost = second - np.divide(first**2, count, out=np.zeros_like(first), where=count > 0)
@@ -82,17 +130,20 @@ def _best_of_bins(values: Floats, sums: Floats, levels: int) -> Floats:
 
 def _centres(ends: NDArray[Any], sums: Floats, otherwise: Floats) -> Floats:
     """Means of the intervals between places in the sorted elements; what is given for those that are empty."""
-    count, first = np.diff(sums[0][ends]), np.diff(sums[1][ends])
+    count, first = (np.diff(np.take_along_axis(part, ends, axis=-1)) for part in sums[:2])
     return np.sort(np.divide(first, count, out=otherwise.copy(), where=count > 0))
 
 
 def _settled(entries: Floats, values: Floats, sums: Floats, *, zero: bool) -> Floats:
-    """Entries from which no step leads further; with `zero`, the one that is nearest to 0 is 0."""
+    """Entries from which no step leads further; with `zero`, the one of each row that is nearest to 0 is 0."""
+    ordered, rows = SortedRows(values), np.arange(len(values))
+    ends = np.zeros((len(values), entries.shape[1] + 1), np.intp)
+    ends[:, -1] = values.shape[1]
     for _ in range(_STEPS):
-        ends = np.concatenate([[0], np.searchsorted(values, (entries[1:] + entries[:-1]) / 2), [len(values)]])
+        ends[:, 1:-1] = ordered.places((entries[:, 1:] + entries[:, :-1]) / 2)
         moved = _centres(ends, sums, entries)
         if zero:
-            moved[np.abs(moved).argmin()] = 0.0
+            moved[rows, np.abs(moved).argmin(axis=1)] = 0.0
         if np.array_equal(moved, entries):
             break
         entries = moved

@@ -186,7 +186,7 @@ class _Compilation:
         request, search, graph, plan = self.request, self.search, made.graph, made.plan
         size = functools.partial(self.measurement.size, graph, plan)
         narrow = search.narrow if search is not None else 0
-        unmet = limits.unmet(request.options, graph, plan, size, evaluation, narrow)
+        unmet = limits.unmet(request.options, request.target, graph, plan, size, evaluation, narrow)
         unmet += lowered.unmet if lowered is not None else ()
         report = make_report(
             graph=graph,

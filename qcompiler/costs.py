@@ -37,6 +37,27 @@ def code_bits(value: Value, spec: EncodingSpec) -> int:
     return elements(value) * spec.numeric.bits
 
 
+def own_bits(form: Form, scale_bytes: int | None = None) -> int:
+    """What counts as a weight's own bits: its codes and, where groups of channels have tables of their own, the tables.
+
+    Of these there are so many that they may take more than the codes. Scales, and a table for a whole tensor, do not count.
+
+    Args:
+        form: The form of a constant.
+        scale_bytes: As for `parameter_bits`.
+    """
+    spec, shape = form.spec, form.value.shape
+    bits = code_bits(form.value, spec)
+    if spec.group is None or form.axis is None or shape is None:
+        return bits
+    return bits + int(shape[form.axis] or 0) // spec.group * spec.numeric.levels * number_bits(scale_bytes)
+
+
+def number_bits(scale_bytes: int | None) -> int:
+    """Bits of an entry of a table, which is stored as scales are."""
+    return _SCALE_BITS if scale_bytes is None else 8 * scale_bytes
+
+
 def in_bytes(bits: int) -> int:
     """Bits of whole bytes: every constant begins with a byte of its own."""
     return -(-bits // 8) * 8
@@ -51,19 +72,28 @@ def parameter_bits(form: Form, scale_bytes: int | None = None) -> int:
         form: The form.
         scale_bytes: Bytes of a scale and its zero point; None: as in ONNX.
     """
-    count = 1
+    channels = 1
     if form.axis is not None and form.value.shape is not None:
         size = form.value.shape[form.axis]
-        count = size if isinstance(size, int) else 1
-        if form.spec.block is not None:
-            count = elements(form.value) // form.spec.block
-    offset = 2 * _SCALE_BITS if form.spec.offset == "bias" else 0
+        channels = size if isinstance(size, int) else 1
     if form.spec.numeric.kind == "table":
-        width = _SCALE_BITS if scale_bytes is None else 8 * scale_bytes
-        return (form.spec.numeric.levels + (0 if form.axis is None else count)) * width
+        return _table_bits(form.spec, channels, scale_bytes)
+    count = channels if form.spec.block is None else elements(form.value) // form.spec.block
+    offset = 2 * _SCALE_BITS if form.spec.offset == "bias" else 0
     if scale_bytes is not None:
         return count * 8 * scale_bytes + offset
     return count * _SCALE_BITS + in_bytes(count * _carrier_bits(form.spec)) + offset
+
+
+def _table_bits(spec: EncodingSpec, channels: int, scale_bytes: int | None) -> int:
+    """The bits of entries and scales. In ONNX there is always a scale, and a number that says where the entries of a table begin."""
+    numbers = spec.numeric.levels * (1 if spec.group is None else channels // spec.group)
+    scales = channels if spec.granularity == "per-channel" else 0
+    if scale_bytes is None:
+        numbers += max(scales, 1) + (1 if spec.group is None else channels)
+    else:
+        numbers += scales
+    return numbers * number_bits(scale_bytes)
 
 
 def _carrier_bits(spec: EncodingSpec) -> int:

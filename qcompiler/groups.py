@@ -181,7 +181,7 @@ def _accepts(asked: EncodingSpec, stored: EncodingSpec) -> bool:
 
 
 def unfit(encoding: Encoding, spec: EncodingSpec, axis: int | None) -> str | None:
-    """Why an encoding is not what a spec asks for, or None. One scale for all channels is fine where several may be."""
+    """Why an encoding is not what a spec asks for, or None. One scale, or table, for all channels is fine where several may be."""
     if encoding.format is not spec.numeric:
         return f"the target takes {spec}"
     off_middle = encoding.zero_point is not None and (encoding.zero_point != spec.numeric.middle).any()
@@ -192,12 +192,15 @@ def unfit(encoding: Encoding, spec: EncodingSpec, axis: int | None) -> str | Non
     if spec.derived:
         return None
     one_will_do = encoding.axis is None and spec.block is None
+    what = "scales" if encoding.group is None else "tables"
     if encoding.granularity != spec.granularity and not one_will_do:
-        return f"{encoding.granularity} scales, but the target takes {spec}"
+        return f"{encoding.granularity} {what}, but the target takes {spec}"
     if encoding.block != spec.block:
         return f"blocks of {encoding.block}, but the target takes {spec}"
+    if encoding.group not in (None, spec.group):
+        return f"groups of {encoding.group}, but the target takes {spec}"
     if encoding.axis is not None and encoding.axis != axis:
-        return f"scales along axis {encoding.axis}, but the target's are along axis {axis}"
+        return f"{what} along axis {encoding.axis}, but the target's are along axis {axis}"
     return None
 
 

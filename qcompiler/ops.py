@@ -196,7 +196,7 @@ def _table() -> dict[str, OpInfo]:
         OpInfo("LRN", "normalization"),
         OpInfo("QuantizeLinear", "other", ("data", "parameter", "parameter")),
         OpInfo("DequantizeLinear", "other", ("data", "parameter", "parameter")),
-        OpInfo(LOOKUP, "other", ("data", "parameter", "parameter")),
+        OpInfo(LOOKUP, "other", ("data", "parameter", "parameter", "parameter")),
         OpInfo("Shape", "other", ("shape",)),
         OpInfo("ConstantOfShape", "other", ("shape",)),
         OpInfo("Range", "other", ("shape",)),

@@ -163,12 +163,14 @@ class _Checker:
             )
         value = use.node.inputs[use.slot]
         encoding = group.encoding
-        if value is None or value.shape is None or encoding.scale is None or encoding.axis is None:
+        parameter = encoding.scale if encoding.group is None else encoding.table
+        if value is None or value.shape is None or parameter is None or encoding.axis is None:
             return
-        count = -(-int(value.shape[encoding.axis] or 0) // (encoding.block or 1))
-        if encoding.scale.shape[encoding.axis if encoding.block else 0] != count:
+        size, each = int(value.shape[encoding.axis] or 0), encoding.block or encoding.group or 1
+        if parameter.shape[encoding.axis if encoding.block else 0] != -(-size // each):
+            what = "scales" if encoding.group is None else f"tables for {encoding.group} channels each,"
             raise PlanError(
-                f"The plan's group {group.name!r} has scales of shape {list(encoding.scale.shape)} for axis {encoding.axis}, but "
+                f"The plan's group {group.name!r} has {what} of shape {list(parameter.shape)} for axis {encoding.axis}, but "
                 f"{value.name!r} is {shape_text(value.shape)}: the plan was made for another model."
             )
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qcompiler.codebooks import SortedRows
 from qcompiler.ir.encoding import MIN_SCALE
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Grid:
         zero: Zero points, likewise.
         least: Lowest code.
         most: Highest code.
-        table: Entries in increasing order, where codes look numbers up: then these are the points, in units of the scale, wherever
-            codes are spoken of.
+        table: Entries in increasing order, [tables, entries], where codes look numbers up: then these are the points, in units of the
+            scale, wherever codes are spoken of. Every table serves as many channels as any other, in their order.
         zeros: Which weights are 0 and have to stay 0, [groups, outputs, inputs]; None where none has to.
     """
 
@@ -61,8 +62,15 @@ class Grid:
         """The nearest points to numbers in units of the scale, between the lowest and the highest code of each."""
         if self.table is None:
             return np.clip(np.rint(units), low, high)
-        found = self.table[np.searchsorted((self.table[1:] + self.table[:-1]) / 2, units)]
+        places = self._between.places(units.reshape(len(self.table), -1))
+        found = np.take_along_axis(self.table, places, axis=1).reshape(units.shape)
         return found if self.zeros is None else np.where(low == high, 0.0, found)
+
+    @cached_property
+    def _between(self) -> SortedRows:
+        """The middles between neighbouring entries."""
+        assert self.table is not None
+        return SortedRows((self.table[:, 1:] + self.table[:, :-1]) / 2)
 
     @property
     def ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

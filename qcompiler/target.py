@@ -27,8 +27,9 @@ class EncodingSpec:
     Attributes:
         format: Numeric format.
         symmetric: Zero is the middle code.
-        granularity: How many scales: "per-tensor", "per-channel", "per-block".
+        granularity: How many scales: "per-tensor", "per-channel", "per-block"; or, of tables, one "per-group" of channels.
         block: Elements per block, for "per-block".
+        group: Channels that share a table, for "per-group".
         narrow: The lowest code is not used.
         scale: A fixed scale (with `zero_point`): the encoding is given, not chosen.
         zero_point: See `scale`.
@@ -40,8 +41,9 @@ class EncodingSpec:
 
     format: str
     symmetric: bool = True
-    granularity: Literal["per-tensor", "per-channel", "per-block"] = "per-tensor"
+    granularity: Literal["per-tensor", "per-channel", "per-block", "per-group"] = "per-tensor"
     block: int | None = None
+    group: int | None = None
     narrow: bool = False
     scale: float | None = None
     zero_point: int | None = None
@@ -52,10 +54,14 @@ class EncodingSpec:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"format {self.format!r} is unknown{suggest(self.format, FORMATS)}")
-        if (self.granularity == "per-block") != (self.block is not None):
-            raise ValueError("block is required for, and only for, granularity per-block")
-        if self.block is not None and self.block < 1:
-            raise ValueError(f"block is {self.block}; a block has at least one element")
+        for key, of in (("block", "element"), ("group", "channel")):
+            size = getattr(self, key)
+            if (self.granularity == f"per-{key}") != (size is not None):
+                raise ValueError(f"{key} is required for, and only for, granularity per-{key}")
+            if size is not None and size < 1:
+                raise ValueError(f"{key} is {size}; a {key} has at least one {of}")
+        if self.group is not None and self.numeric.kind != "table":
+            raise ValueError(f"granularity per-group is for tables; {self.format} has none")
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise ValueError(f"scale is {self.scale}; a fixed scale must be positive and finite")
         if self.scale is not None and self.granularity != "per-tensor":
@@ -87,7 +93,8 @@ class EncodingSpec:
             return self.format
         affine = "affine" if self.offset == "code" else "affine (offset in the bias)"
         kind = "fixed" if self.scale is not None else "symmetric" if self.symmetric else affine
-        return f"{self.format} {kind} {self.granularity}{f' of {self.block}' if self.block else ''}"
+        size = self.block or self.group
+        return f"{self.format} {kind} {self.granularity}{f' of {size}' if size else ''}"
 
 
 FLOAT_SPEC = EncodingSpec("float32")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from small_graphs import normal
 
-from qcompiler.codebooks import codebook, scaled_codebook
+from qcompiler.codebooks import SortedRows, codebook, codebooks, scaled_codebook
 from qcompiler.ir.encoding import FORMATS, Encoding
 
 
@@ -62,6 +62,36 @@ def test_weights_draw_entries_to_them() -> None:
 @pytest.mark.parametrize("elements", [np.zeros(7), np.ones(3), np.array([5.0])])
 def test_elements_that_are_alike(elements: NDArray[np.float64]) -> None:
     assert lost(elements.astype(np.float32), codebook(elements, 16)) == 0
+
+
+@pytest.mark.parametrize("levels", [2, 16, 64])
+def test_tables_of_many_rows_are_as_good_as_those_of_each(levels: int) -> None:
+    rows = normal(7, 900) ** 3 * np.exp(normal(7, 1, seed=1) * 3)
+    tables = codebooks(rows, levels)
+    assert (np.diff(tables, axis=1) >= 0).all()
+    for row, table in zip(rows, tables, strict=True):
+        assert lost(row, table) < 1.3 * lost(row, codebook(row, levels))
+
+
+def test_weights_of_rows() -> None:
+    rows, weights = normal(3, 400), np.abs(normal(3, 400, seed=1)) ** 4
+    for row, weight, table in zip(rows, weights, codebooks(rows, 4, weights), strict=True):
+        np.testing.assert_allclose(table, codebook(row, 4, weight), rtol=0.05)
+
+
+def test_rows_with_few_zeros_of_their_own_get_an_entry_for_them_too() -> None:
+    rows = normal(4, 300)
+    rows[:2, ::2] = 0
+    rows[2:] += 5
+    assert (codebooks(rows, 8) == 0).any(axis=1).all()
+    assert not (codebooks(rows[2:], 8) == 0).any()
+
+
+def test_places_in_rows_of_very_different_size() -> None:
+    rows = np.sort(normal(5, 40).astype(np.float64), axis=1) * 10.0 ** np.arange(5)[:, None]
+    x = normal(5, 200, seed=1).astype(np.float64) * 10.0 ** np.arange(5)[::-1, None]
+    expected = [np.searchsorted(row, item) for row, item in zip(rows, x, strict=True)]
+    np.testing.assert_array_equal(SortedRows(rows).places(x), expected)
 
 
 def test_scales_per_channel() -> None:

@@ -9,7 +9,7 @@ from quantized import HEADER, SMALL, WIDTHS, target_of
 from small_graphs import graph_of, normal
 
 from qcompiler.assignment import Problem
-from qcompiler.costs import CostModel, code_bits, elements, in_bytes, parameter_bits
+from qcompiler.costs import CostModel, code_bits, elements, in_bytes, own_bits, parameter_bits
 from qcompiler.errors import TargetError
 from qcompiler.forms import Form, all_forms, written_forms
 from qcompiler.ir.graph import Graph
@@ -117,6 +117,9 @@ def test_codes_take_the_bits_of_their_format(name: str, bits: int) -> None:
         (EncodingSpec("float8e4m3", granularity="per-channel"), 1, 10 * 40),
         (EncodingSpec("int4", granularity="per-block", block=3), 0, 20 * 36),
         (EncodingSpec("uint8", symmetric=False, offset="bias"), None, 32 + 8 + 64),
+        (EncodingSpec("table3"), None, 32 * (8 + 1 + 1)),  # entries, a scale, and where they begin
+        (EncodingSpec("table3", granularity="per-channel"), 1, 32 * (8 + 10 + 1)),
+        (EncodingSpec("table3", granularity="per-group", group=5), 1, 32 * (2 * 8 + 1 + 10)),
     ],
 )  # fmt: skip
 def test_scales_and_zero_points_take_bits(spec: EncodingSpec, axis: int | None, bits: int) -> None:
@@ -128,6 +131,34 @@ def test_scales_take_what_the_target_says(axis: int | None, count: int) -> None:
     form = Form(graph_of(TEXT, CONSTANTS).value("w"), CHANNELS, axis)
     assert parameter_bits(form, 0) == 0
     assert parameter_bits(form, 12) == count * 96
+
+
+@pytest.mark.parametrize(
+    ("spec", "axis", "tables"),
+    [
+        (EncodingSpec("table3"), None, 0),
+        (EncodingSpec("table3", granularity="per-channel"), 1, 0),
+        (EncodingSpec("table3", granularity="per-group", group=5), 1, 2 * 8),
+    ],
+)
+def test_only_tables_for_groups_count_as_bits_of_weights(
+    spec: EncodingSpec, axis: int | None, tables: int
+) -> None:
+    form = Form(graph_of(TEXT, CONSTANTS).value("w"), spec, axis)
+    assert own_bits(form, 2) == 60 * 3 + tables * 16
+    assert own_bits(form) == 60 * 3 + tables * 32
+
+
+@pytest.mark.parametrize(
+    ("spec", "axis", "numbers"),
+    [
+        (EncodingSpec("table3"), None, 8),
+        (EncodingSpec("table3", granularity="per-channel"), 1, 8 + 10),
+        (EncodingSpec("table3", granularity="per-group", group=5), 1, 2 * 8),
+    ],
+)
+def test_tables_take_what_the_target_says(spec: EncodingSpec, axis: int | None, numbers: int) -> None:
+    assert parameter_bits(Form(graph_of(TEXT, CONSTANTS).value("w"), spec, axis), 2) == numbers * 16
 
 
 def test_what_is_stored_for_a_row_differs_between_devices(tmp_path: Path) -> None:

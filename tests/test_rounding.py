@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qcompiler.codebooks import codebook
+from qcompiler.codebooks import codebook, codebooks
 from qcompiler.moments import Moments
 from qcompiler.rounding import Grid, Quadratic, damped, descend, retargeted, round_codes
 from qcompiler.table_rounding import round_to_table
@@ -452,7 +452,7 @@ def table_of(problem: Quadratic, bits: int, *, scaled: bool) -> Grid:
     if scaled:
         scale = np.abs(problem.wanted).max(axis=2, keepdims=True)
     table = codebook(problem.wanted / scale, 1 << bits).astype(np.float64)
-    return Grid(scale, np.zeros_like(scale), 0, (1 << bits) - 1, table)
+    return Grid(scale, np.zeros_like(scale), 0, (1 << bits) - 1, table[None])
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -469,6 +469,31 @@ def test_tables_are_found_for_the_outputs(shape: tuple[int, int, int], bits: int
     nearest = total(problem, start.nearest(problem.wanted) * start.scale)
     assert total(problem, points * found.scale) < 0.9 * nearest
     np.testing.assert_array_equal(found.table, found.table.astype(np.float32))
+
+
+@pytest.mark.parametrize(("shape", "count"), [((1, 24, 40), 6), ((30, 1, 9), 5), ((3, 8, 12), 12)])
+def test_every_table_is_found_as_if_it_were_the_only_one(shape: tuple[int, int, int], count: int) -> None:
+    """Channels of one group, in its order, are a layer of their own: groups of channels and groups of tables need not agree."""
+    problem = problem_of(np.random.default_rng(0), *shape)
+    rows = problem.wanted.reshape(count, -1) * 10.0 ** np.arange(count)[:, None]
+    problem = dataclasses.replace(problem, wanted=rows.reshape(shape))
+    one = np.ones((1, 1, 1))
+    start = Grid(one, 0 * one, 0, 7, codebooks(rows, 8).astype(np.float64))
+    points, found = round_to_table(problem, start, sweeps=3)
+    assert found.table is not None
+    for row, table in zip(points.reshape(count, -1), found.table, strict=True):
+        assert np.isin(row, table).all()
+    errors = [
+        problem.error(item).reshape(count, -1).sum(axis=1) for item in (points, start.nearest(problem.wanted))
+    ]
+    assert (errors[0] < 0.95 * errors[1]).all()
+    if shape[0] == 1:
+        each = shape[1] // count
+        for index in range(count):
+            alone = dataclasses.replace(problem, wanted=problem.wanted[:, index * each : (index + 1) * each])
+            mine = dataclasses.replace(start, table=codebooks(rows[index : index + 1], 8).astype(np.float64))
+            single, own = round_to_table(alone, mine, sweeps=3)
+            assert errors[0][index] < 1.2 * float(alone.error(single * own.scale).sum())
 
 
 def test_a_given_table_stays() -> None:

@@ -43,6 +43,7 @@ def test_a_descriptor(tmp_path: Path) -> None:
         (EncodingSpec("int8", symmetric=False, offset="bias"), "int8 affine (offset in the bias) per-tensor"),
         (EncodingSpec("uint8", scale=0.5, zero_point=3), "uint8 fixed per-tensor"),
         (EncodingSpec("int4", granularity="per-block", block=32), "int4 symmetric per-block of 32"),
+        (EncodingSpec("table4", granularity="per-group", group=16), "table4 symmetric per-group of 16"),
     ],
 )
 def test_specs_read_well(spec: EncodingSpec, text: str) -> None:
@@ -100,7 +101,10 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "granularity": (HEADER + "[encoding.a]\nformat = 'int8'\ngranularity = 'per-chanel'", "encoding.a.granularity: 'per-chanel' is not accepted; did you mean 'per-channel'?"),
     "block missing": (HEADER + "[encoding.a]\nformat = 'int4'\ngranularity = 'per-block'", "encoding.a: block is required for, and only for, granularity per-block"),
     "block stray": (HEADER + "[encoding.a]\nformat = 'int4'\nblock = 32", "encoding.a: block is required for, and only for"),
-    "block size": (HEADER + "[encoding.a]\nformat = 'int4'\ngranularity = 'per-block'\nblock = 0", "encoding.a: block is 0"),
+    "block size": (HEADER + "[encoding.a]\nformat = 'int4'\ngranularity = 'per-block'\nblock = 0", "encoding.a: block is 0; a block has at least one element"),
+    "group missing": (HEADER + "[encoding.a]\nformat = 'table4'\ngranularity = 'per-group'", "encoding.a: group is required for, and only for, granularity per-group"),
+    "group size": (HEADER + "[encoding.a]\nformat = 'table4'\ngranularity = 'per-group'\ngroup = 0", "encoding.a: group is 0; a group has at least one channel"),
+    "group of integers": (HEADER + "[encoding.a]\nformat = 'int4'\ngranularity = 'per-group'\ngroup = 2", "encoding.a: granularity per-group is for tables; int4 has none"),
     "scale": (HEADER + "[encoding.a]\nformat = 'int8'\nscale = 0.0", "encoding.a: scale is 0.0; a fixed scale must be positive and finite"),
     "scale inf": (HEADER + "[encoding.a]\nformat = 'int8'\nscale = inf", "encoding.a: scale is inf"),
     "fixed per channel": (HEADER + "[encoding.a]\nformat = 'int8'\nscale = 1.0\ngranularity = 'per-channel'", "encoding.a: a fixed scale is for granularity per-tensor"),

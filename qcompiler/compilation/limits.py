@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qcompiler.decision import DECISION
 from qcompiler.errors import OptionError
-from qcompiler.report.node_table import weight_rows
+from qcompiler.report.node_table import bits_per_weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qcompiler.ir.graph import Graph
     from qcompiler.ir.plan import Plan
     from qcompiler.options import Options
+    from qcompiler.target import Target
 
 LIMITS = ("max_drop", "weight_bits", "max_size", "max_latency", "max_ram", "max_flash")
 """The options that limit what is made."""
@@ -29,6 +30,7 @@ def asked(options: Options) -> dict[str, float]:
 
 def unmet(
     options: Options,
+    target: Target,
     graph: Graph,
     plan: Plan,
     size: Callable[[], int],
@@ -39,6 +41,7 @@ def unmet(
 
     Args:
         options: With the limits.
+        target: What is compiled for.
         graph: The reference graph.
         plan: Its plan.
         size: Counts the bytes of weights and tables.
@@ -55,7 +58,7 @@ def unmet(
     if options.max_size is not None and not found and size() > options.max_size:
         found.append(f"--max-size {options.max_size:g} is not kept: weights and tables take {size()} bytes.")
     if decision is None and options.weight_bits is not None:  # the plan is given
-        bits = _weight_bits(graph, plan)
+        bits = bits_per_weight(graph, plan, target.scale_bytes)
         if bits > options.weight_bits:
             found.append(
                 f"--weight-bits {options.weight_bits:g} is not kept: the plan gives {bits:.4g} bits per weight."
@@ -95,10 +98,3 @@ def _drop_text(max_drop: float, evaluation: Evaluation, narrow: int) -> str:
             f" For want of memory up to {narrow} values had to take as few bits as the target's rows allow."
         )
     return text
-
-
-def _weight_bits(graph: Graph, plan: Plan) -> float:
-    rows = weight_rows(graph, plan)
-    parameters = sum(int(row["parameters"]) for row in rows)
-    bits = sum(int(row["parameters"]) * int(row["bits"]) for row in rows)
-    return bits / max(parameters, 1)

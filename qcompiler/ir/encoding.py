@@ -125,9 +125,10 @@ class Encoding:
             block. None for plain floats, and for tables whose entries are the numbers themselves.
         zero_point: Codes' int32 zero points, of the scale's shape. None unless the format is an integer.
         axis: The channel or block axis, not negative. None per tensor.
-        block: Elements per block along `axis`; None per tensor and per channel.
+        block: Elements per block along `axis`; None per tensor, per channel and per group.
         narrow: The lowest code is not used (int8: -127..127).
-        table: float32 entries of a table format: [2**bits], or [channels, 2**bits] without a scale.
+        table: float32 entries of a table format: [2**bits], or [groups, 2**bits] per group, without a scale.
+        group: Channels along `axis` that share a table, one beside the other; None where there is one table, or none.
     """
 
     format: Format
@@ -137,6 +138,7 @@ class Encoding:
     block: int | None = None
     narrow: bool = False
     table: NDArray[np.float32] | None = None
+    group: int | None = None
 
     def __post_init__(self) -> None:
         for name, dtype in (("scale", np.float32), ("zero_point", np.int32), ("table", np.float32)):
@@ -159,6 +161,12 @@ class Encoding:
             )
         if self.scale is not None and not (np.isfinite(self.scale).all() and (self.scale >= MIN_SCALE).all()):
             raise ValueError("a scale must be finite, positive and not denormal")
+        if (self.group is None) != (self.table is None or self.table.ndim == 1):
+            raise ValueError(
+                "tables of shape [groups, entries] go with a group, the number of channels that share one"
+            )
+        if self.group is not None and (self.group < 1 or self.axis is None or self.scale is not None):
+            raise ValueError("groups have at least one channel, along an axis, and tables without scales")
 
     # -- making -------------------------------------------------------------------------------------------
 
@@ -223,7 +231,9 @@ class Encoding:
 
     @property
     def granularity(self) -> str:
-        """One of "per-tensor", "per-channel" and "per-block"."""
+        """One of "per-tensor", "per-channel", "per-block" and "per-group"."""
+        if self.group is not None:
+            return "per-group"
         if self.block is not None:
             return "per-block"
         return "per-tensor" if self.axis is None else "per-channel"
@@ -323,22 +333,35 @@ class Encoding:
 
     def _nearest_entry(self, x: NDArray[np.float32]) -> NDArray[np.uint8]:
         assert self.table is not None
-        if self.table.ndim == 1 or self.axis is None:
+        if self.group is None or self.axis is None:
             return _nearest(x.reshape(-1), self.table).reshape(x.shape)
-        rows = np.moveaxis(x, self.axis, 0)
-        codes = np.stack(
-            [
-                _nearest(row.reshape(-1), table).reshape(row.shape)
-                for row, table in zip(rows, self.table, strict=True)
-            ]
-        )
-        return np.moveaxis(codes, 0, self.axis)
+        parts = np.split(x, len(self.table), self.axis)
+        codes = [
+            _nearest(part.reshape(-1), table).reshape(part.shape)
+            for part, table in zip(parts, self.table, strict=True)
+        ]
+        return np.concatenate(codes, self.axis)
+
+    def first_entries(self, rank: int) -> NDArray[np.int32]:
+        """Where the table of each channel begins among the entries of all tables.
+
+        Args:
+            rank: Of the tensor.
+
+        Returns:
+            [channels] along `axis`, of that rank; a number where there is one table.
+        """
+        if self.group is None or self.axis is None or self.table is None:
+            return np.zeros((), np.int32)
+        groups, levels = self.table.shape
+        starts = np.repeat(np.arange(groups, dtype=np.int32) * np.int32(levels), self.group)
+        return np.expand_dims(starts, tuple(axis for axis in range(rank) if axis != self.axis))
 
     def _entries(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         assert self.table is not None
-        index = codes.astype(np.intp)
-        rows = () if self.table.ndim == 1 else (self._spread(np.arange(len(self.table)), codes),)
-        entries: NDArray[np.float32] = self.table[(*rows, index)]
+        entries: NDArray[np.float32] = self.table.reshape(-1)[
+            self.first_entries(codes.ndim) + codes.astype(np.int32)
+        ]
         return entries
 
     # -- identity and files -------------------------------------------------------------------------------
@@ -348,7 +371,7 @@ class Encoding:
             None if array is None else (array.shape, array.tobytes())
             for array in (self.scale, self.zero_point, self.table)
         )
-        return (self.format.name, self.axis, self.block, self.narrow, *arrays)
+        return (self.format.name, self.axis, self.block, self.group, self.narrow, *arrays)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Encoding) and self._key() == other._key()
@@ -359,7 +382,7 @@ class Encoding:
     def to_json(self) -> dict[str, Any]:
         """A JSON object from which `from_json` makes the same encoding, to the bit."""
         entry: dict[str, Any] = {"format": self.format.name}
-        for name in ("axis", "block"):
+        for name in ("axis", "block", "group"):
             if getattr(self, name) is not None:
                 entry[name] = getattr(self, name)
         if self.narrow:
@@ -376,7 +399,7 @@ class Encoding:
 
         Raises:
             KeyError: The format is missing or unknown.
-            ValueError: A scale is not positive and finite.
+            ValueError: A scale is not positive and finite, or a table's shape does not go with the rest.
         """
         scale, zero, table = entry.get("scale"), entry.get("zero_point"), entry.get("table")
         return cls(
@@ -387,6 +410,7 @@ class Encoding:
             entry.get("block"),
             bool(entry.get("narrow", False)),
             None if table is None else np.asarray(table, np.float32),
+            entry.get("group"),
         )
 
     def __str__(self) -> str:
@@ -394,7 +418,8 @@ class Encoding:
             return self.format.name
         text = f"{self.format.name} {self.granularity}"
         if self.axis is not None:
-            text += f"(axis {self.axis}{f', {self.block}' if self.block else ''})"
+            size = self.block or self.group
+            text += f"(axis {self.axis}{f', {size}' if size else ''})"
         if self.scale is not None:
             low, high = float(self.scale.min()), float(self.scale.max())
             text += f" scale {low:.4g}" + (f"..{high:.4g}" if high != low else "")

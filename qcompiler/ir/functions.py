@@ -39,9 +39,12 @@ _BODIES = {
     """,
     LOOKUP: """
         <opset_import: ["": 21], domain: "qcompiler">
-        TableLookup (codes, table, scale) => (y) {
-            index = Cast <to = 6> (codes)
-            entry = Gather (table, index)
+        TableLookup (codes, table, scale, first) => (y) {
+            flat = Constant <value_ints = [-1]> ()
+            entries = Reshape (table, flat)
+            code = Cast <to = 6> (codes)
+            index = Add (code, first)
+            entry = Gather (entries, index)
             y = Mul (entry, scale)
         }
     """,
@@ -49,7 +52,7 @@ _BODIES = {
 
 COMPOSITES = tuple(_BODIES)
 """The operators of the domain "qcompiler". RMSNormalization here normalises over the one axis it names; TableLookup decodes
-constants: entries of a table by their codes, times scales."""
+constants: entries of tables, one behind the other, by their codes and where the first entry of each channel is, times scales."""
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from qcompiler import ops
+from qcompiler.costs import number_bits
 from qcompiler.ir.encoding import FORMATS
 from qcompiler.ir.functions import LOOKUP
 
@@ -47,6 +48,23 @@ def weight_rows(graph: Graph, plan: Plan) -> list[dict[str, Any]]:
         total["bytes"] += (value.data.size * bits + 7) // 8
     rows: list[dict[str, Any]] = [{"format": name, **total} for name, total in totals.items()]
     return sorted(rows, key=lambda row: (-row["parameters"], row["format"]))
+
+
+def bits_per_weight(graph: Graph, plan: Plan, scale_bytes: int | None) -> float:
+    """The average over the parameters of weighted nodes, by what counts as their own, see `qcompiler.costs.own_bits`.
+
+    Args:
+        graph: The compiled graph.
+        plan: Its plan.
+        scale_bytes: As the target states it.
+    """
+    rows, uses = weight_rows(graph, plan), plan.group_of_use()
+    bits = sum(row["parameters"] * row["bits"] for row in rows)
+    for node, _ in _weights(graph):
+        group = uses.get((node.name, 1))
+        if group is not None and group.encoding.group is not None and group.encoding.table is not None:
+            bits += group.encoding.table.size * number_bits(scale_bytes)
+    return float(bits / max(sum(row["parameters"] for row in rows), 1))
 
 
 def constant_bytes(graph: Graph, plan: Plan | None = None) -> int:

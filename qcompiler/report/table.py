@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qcompiler.artifact import version
-from qcompiler.report.node_table import node_rows, weight_rows
+from qcompiler.report.node_table import bits_per_weight, node_rows, weight_rows
 
 if TYPE_CHECKING:
     from qcompiler.decision import Decision
@@ -70,8 +70,7 @@ def make_report(
         "quantized": _quantized(nodes),
         "nodes": nodes,
         "weights": weights,
-        "weight_bits": sum(row["parameters"] * row["bits"] for row in weights)
-        / max(sum(row["parameters"] for row in weights), 1),
+        "weight_bits": bits_per_weight(graph, plan, target.scale_bytes),
         "size_bytes": {
             "float": float_bytes,
             "compiled": size,

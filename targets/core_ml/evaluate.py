@@ -159,7 +159,7 @@ class Evaluator:
                 continue
             if op.op_type.startswith("constexpr_"):
                 if len(op.outputs) == 1:  # those with a mask as well are part of the operator that reads them
-                    self._known[op.outputs[0]] = _widened(np.asarray(op.materialized_val_inference()))
+                    self._known[op.outputs[0]] = _widened(decoded(op))
                 continue
             inputs = {name: self._operand(item) for name, item in op.inputs.items() if item is not None}
             for item in inputs.values():
@@ -184,6 +184,29 @@ class Evaluator:
         if item in self._known:
             return self._known[item]
         return item if item.val is None else _widened(item.val)
+
+
+def decoded(op: Any) -> NDArray[Any]:
+    """What an operator that holds a constant stands for.
+
+    Tables of iOS 18 are read here: coremltools makes a copy of the table for every element first, 1 KB each with 8 bits in float32.
+    """
+    if op.op_type == "constexpr_lut_to_dense" and op.lut.rank > 1 and op.lut.shape[-1] == 1:
+        return looked_up(op.indices.val, op.lut.val[..., 0])
+    return np.asarray(op.materialized_val_inference())
+
+
+def looked_up(indices: NDArray[Any], tables: NDArray[Any]) -> NDArray[Any]:
+    """Entries of tables, each of which serves a block of neighbours along every axis.
+
+    Args:
+        indices: Of any shape.
+        tables: How many there are along each axis of the indices, and last the entries.
+    """
+    places = [
+        np.arange(size) * count // size for size, count in zip(indices.shape, tables.shape, strict=False)
+    ]
+    return np.asarray(tables[(*np.ix_(*places), indices.astype(np.intp))])
 
 
 def _elements(var: Any) -> int:

@@ -100,17 +100,19 @@ class EncodedConstant:
 
 @dataclass(frozen=True)
 class LookedUpConstant:
-    """A constant stored as codes into a table, whose entries may be scaled per channel.
+    """A constant stored as codes into tables, whose entries may be scaled per channel.
 
     Attributes:
         codes: uint8, of the constant's shape.
-        table: float32, [2**bits].
+        table: float32, [groups of channels, 2**bits].
         scale: float32, of the codes' rank or a number.
+        first: Where the table of each channel begins among all entries, of the codes' rank; 0 for one table.
     """
 
     codes: NDArray[Any]
     table: NDArray[np.float32]
     scale: NDArray[np.float32]
+    first: NDArray[np.int32]
 
     def write(self, author: Author, name: str, dtype: np.dtype[Any]) -> Var:
         """The operators that store it.
@@ -119,18 +121,20 @@ class LookedUpConstant:
             Unsupported: The deployment target has none for this table.
         """
         scaled = bool((self.scale != 1).any())
-        table, bits = self.table.astype(dtype), len(self.table).bit_length() - 1
+        table, bits = self.table.astype(dtype), self.table.shape[-1].bit_length() - 1
         if scaled and author.specification < _SCALED_TABLES_FROM:
             raise Unsupported("tables with scales are stored from iOS 26 and macOS 26 on")
         if author.specification < _BLOCKS_FROM:
-            if bits == 3:
-                raise Unsupported("tables of 3 bits are stored from iOS 18 and macOS 15 on")
+            if bits == 3 or len(table) > 1:
+                what = "of 3 bits" if bits == 3 else "for groups of channels"
+                raise Unsupported(f"tables {what} are stored from iOS 18 and macOS 15 on")
             shape = np.array(self.codes.shape, np.uint32)
             return author.builder.constexpr_lut_to_dense(
-                indices=_packed(self.codes, bits), lut=table, shape=shape, name=name
+                indices=_packed(self.codes, bits), lut=table[0], shape=shape, name=name
             )
-        entries = table.reshape(*[1] * self.codes.ndim, -1, 1)
-        known = self.table[self.codes] != 0
+        sizes = self.first.shape or [1] * self.codes.ndim
+        entries = table.reshape(*[len(table) if size > 1 else 1 for size in sizes], -1, 1)
+        known = self.table.reshape(-1)[self.first + self.codes] != 0
         if not scaled and sparse.is_smaller(known, bits):
             mask, data = author.builder.constexpr_lut_to_sparse(
                 indices_mask=author.packed(known, "uint1"), indices_nonzero_data=author.packed(self.codes[known], f"uint{bits}"),
@@ -208,11 +212,12 @@ def _block(node: Node) -> int:
 
 
 def _look_up(author: Author, node: Node) -> LookedUpConstant:
-    codes, table, scale = (author.constant(slot) for slot in range(3))
+    codes, table, scale, first = (author.constant(slot) for slot in range(4))
     assert codes is not None
     assert table is not None
     assert scale is not None
-    return LookedUpConstant(codes, table, scale)
+    assert first is not None
+    return LookedUpConstant(codes, table.reshape(-1, table.shape[-1]), scale, first)
 
 
 EMITTERS: dict[str, Emit] = {"QuantizeLinear": _quantize, "DequantizeLinear": _dequantize, LOOKUP: _look_up}

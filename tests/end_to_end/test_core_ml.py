@@ -159,7 +159,12 @@ def test_a_budget_of_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "since"), [("w4", "4-bit integers came with iOS 18"), ("w8a8", "came with iOS 17")]
+    ("row", "since"),
+    [
+        ("w4", "4-bit integers came with iOS 18"),
+        ("w8a8", "came with iOS 17"),
+        ("g4", "tables for groups of channels came with iOS 18"),
+    ],
 )
 def test_rows_that_a_deployment_target_lacks(row: str, since: str, tmp_path: Path) -> None:
     done = compiled(tmp_path / "out", "--option", f"assign_precision.prefer={row}", target="core-ml:ios16")
@@ -360,6 +365,26 @@ def test_coremltools_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert done.code == 1
     assert 'pip install "qcompiler[core-ml]"' in " ".join(done.err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_tables_for_groups_of_channels(tmp_path: Path) -> None:
+    """Where there are several groups of 16 channels there are as many tables, and the page about a node says so."""
+    done = compiled(tmp_path / "out", "--option", "assign_precision.prefer=g4+t4", target="core-ml:ios18")
+    assert done.code == 0, done.err
+    report = report_of(tmp_path / "out")
+    rows = {node["name"]: node["row"] for node in report["nodes"] if node["op"] in ("Conv", "Gemm")}
+    assert set(rows.values()) == {"g4", "t4"}
+    assert report["verify"]["passed"]
+    assert report["metric"]["artifact"] >= demo.TOP1 - 0.015
+    assert report["weight_bits"] > 4
+    block = specification(tmp_path / "out").mlProgram.functions["main"].block_specializations["CoreML8"]
+    tables = [op for op in block.operations if op.type == "constexpr_lut_to_dense"]
+    assert len(tables) == len(rows)
+    node = next(name for name, row in rows.items() if row == "g4")
+    told = " ".join(run_cli("explain", tmp_path / "out", node).out.split())
+    assert "table4 per-group(axis 0, 16)" in told
+    single = next(name for name, row in rows.items() if row == "t4")
+    assert "channels along axis 0" in " ".join(run_cli("explain", tmp_path / "out", single).out.split())
 
 
 # -- models in other shapes -----------------------------------------------------------------------------------------

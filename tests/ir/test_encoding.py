@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -256,13 +257,37 @@ def test_tables_take_the_nearest_entry() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_tables_per_channel(axis: int) -> None:
+@pytest.mark.parametrize("group", [1, 2])
+def test_tables_per_group(axis: int, group: int) -> None:
     tables = np.float32([[0, 1], [10, 20], [-5, 5]])
-    encoding = Encoding(FORMATS["table1"], axis=axis, table=tables)
-    x = np.float32([[0.2, 0.9], [12, 19], [-1, 1]])
-    x = x if axis == 0 else x.T.copy()
-    expected = np.float32([[0, 1], [10, 20], [-5, 5]])
-    np.testing.assert_array_equal(encoding.fake_quantize(x), expected if axis == 0 else expected.T)
+    encoding = Encoding(FORMATS["table1"], axis=axis, table=tables, group=group)
+    x = np.repeat(np.float32([[0.2, 0.9], [12, 19], [-1, np.nan]]), group, axis=0)
+    expected = np.repeat(np.float32([[0, 1], [10, 20], [-5, -5]]), group, axis=0)
+    x, expected = (item if axis == 0 else item.T.copy() for item in (x, expected))
+    np.testing.assert_array_equal(encoding.fake_quantize(x), expected)
+    assert encoding.real_range() == (-5, 20)
+
+
+def test_tables_in_higher_ranks() -> None:
+    tables = np.float32([[-1, 1], [-3, 3]])
+    encoding = Encoding(FORMATS["table1"], axis=1, table=tables, group=3)
+    assert encoding.first_entries(4).reshape(-1).tolist() == [0, 0, 0, 2, 2, 2]
+    assert encoding.first_entries(4).shape == (1, 6, 1, 1)
+    x = np.sin(np.arange(48, dtype=np.float32)).reshape(2, 6, 2, 2)
+    assert np.abs(encoding.fake_quantize(x)[:, :3]).tolist() == np.ones((2, 3, 2, 2)).tolist()
+    assert np.abs(encoding.fake_quantize(x)[:, 3:]).tolist() == np.full((2, 3, 2, 2), 3).tolist()
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"table": [[0, 1], [2, 3]], "axis": 0}, "go with a group"),
+    ({"table": [0, 1], "axis": 0, "group": 2}, "go with a group"),
+    ({"table": [[0, 1], [2, 3]], "axis": 0, "group": 0}, "at least one channel"),
+    ({"table": [[0, 1], [2, 3]], "group": 2}, "along an axis"),
+    ({"table": [[0, 1], [2, 3]], "group": 2, "axis": 0, "scale": [1, 2]}, "without scales"),
+])  # fmt: skip
+def test_groups_and_tables_that_do_not_go_together(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Encoding.from_json({"format": "table1", **given})
 
 
 # -- identity, files, text -----------------------------------------------------------------------------------
@@ -278,6 +303,8 @@ def samples() -> list[Encoding]:
         Encoding.from_range(FORMATS["int4"], *block_range(x, 1, 4), symmetric=True, axis=1, block=4),
         Encoding.from_range(FORMATS["float8e4m3"], -1.0, 3.0, symmetric=True),
         Encoding(FORMATS["table2"], table=np.float32([0, 1, 2, 1 / 3])),
+        Encoding(FORMATS["table1"], axis=1, table=np.float32([[0, 1], [2, 1 / 3]]), group=16),
+        Encoding(FORMATS["table1"], axis=1, table=np.float32([[0, 1], [2, 1 / 3]]), group=8),
     ]
 
 
@@ -299,6 +326,8 @@ def test_text() -> None:
         "int4 per-block(axis 1, 4) scale 0.1199..0.1415",
         "float8e4m3 per-tensor scale 0.006696",
         "table2 per-tensor",
+        "table1 per-group(axis 1, 16)",
+        "table1 per-group(axis 1, 8)",
     ]
 
 

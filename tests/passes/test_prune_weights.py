@@ -27,6 +27,10 @@ format = "table4"
 [encoding.scaled]
 format = "table4"
 granularity = "per-channel"
+[encoding.grouped]
+format = "table4"
+granularity = "per-group"
+group = 2
 """ + "".join(
     f"""
 [[kernel]]
@@ -38,6 +42,9 @@ operands = {{ w = "shared" }}
 [[kernel.row]]
 name = "scaled"
 operands = {{ w = "scaled" }}
+[[kernel.row]]
+name = "grouped"
+operands = {{ w = "grouped" }}
 """
     for name, pattern in (("conv", "Conv(x, $w, b?) -> Relu?"), ("linear", "Gemm(x, $w, b?)"))
 )
@@ -118,11 +125,13 @@ def test_weights_that_stay_make_up_for_those_that_went() -> None:
     assert gaps[0] < gaps[1] / 3
 
 
-@pytest.mark.parametrize("row", ["shared", "scaled"])
+@pytest.mark.parametrize("row", ["shared", "scaled", "grouped"])
 @pytest.mark.parametrize("write", ["round_weights,insert_qdq", "insert_qdq"])
 def test_tables_have_an_entry_for_zero(row: str, write: str, tmp_path: Path) -> None:
+    """All of them, however few zeros their own channels have."""
+    weights = {**WEIGHTS, "w": WEIGHTS["w"] * np.linspace(0.01, 1, 10, dtype=np.float32).reshape(-1, 1, 1, 1)}
     done = quantize(
-        graph_of(TEXT, WEIGHTS), target_of(tmp_path, TABLES), prefer=row, write=write, prepare=f"{PREPARE},prune_weights"
+        graph_of(TEXT, weights), target_of(tmp_path, TABLES), prefer=row, write=write, prepare=f"{PREPARE},prune_weights"
     )  # fmt: skip
     check_zeros(done)
 

@@ -426,15 +426,9 @@ def test_imported_weights() -> None:
     assert left_alone(graph, context) == ["they came quantized with the model"]
 
 
-def table(axis: int) -> Encoding:
-    return Encoding(
-        FORMATS["table2"], axis=axis, table=np.tile(np.linspace(-1, 1, 4, dtype=np.float32), (4, 1))
-    )
-
-
 @pytest.mark.parametrize(("make", "reason"), [
     (lambda axis: Encoding(FORMATS["float8e4m3"], np.ones(4, np.float32), None, axis), "float8e4m3 has no integer codes"),
-    (table, "their channels have tables of their own"),
+    (lambda axis: Encoding(FORMATS["table2"], axis=2, table=np.tile(np.linspace(-1, 1, 4, dtype=np.float32), (3, 1)), group=1), "their tables lie along axis 2"),
     (lambda axis: Encoding(FORMATS["int16"], np.ones(4, np.float32), np.zeros(4, np.int32), axis), "16 bits are enough"),
     (lambda axis: Encoding(FORMATS["int4"], np.ones(3, np.float32), np.zeros(3, np.int32), 2), "their scales lie along axis 2"),
 ])  # fmt: skip

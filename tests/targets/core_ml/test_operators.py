@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from packages import Written, write
 from small_graphs import graph_of, normal, ops_of, ramp, run
 
 from qcompiler.errors import TargetError
 from qcompiler.ir.functions import DOMAIN, LOOKUP
+from qcompiler.ir.graph import Graph
 from qcompiler.passes.fold_constants import FoldConstants
 from qcompiler.passes.fuse_composites import FuseComposites
 from qcompiler.probe import random_feeds
-from qcompiler.targets.core_ml.evaluate import RULES, Evaluator, inference
+from qcompiler.targets.core_ml.evaluate import RULES, Evaluator, decoded, inference, looked_up
 from qcompiler.targets.core_ml.lower import EMITTERS
 from qcompiler.targets.core_ml.names import identifiers
 
@@ -214,26 +216,61 @@ def test_composite(name: str, tmp_path: Path) -> None:
     assert write(graph, tmp_path).gap() < 1e-5
 
 
+def look_up(codes: NDArray[np.uint8], **parameters: NDArray[Any]) -> Graph:
+    """A convolution with weights that are looked up."""
+    graph = graph_of("(float[batch,4,6,5] x) => (float y) { y = Conv(x, w) }", {"w": normal(*codes.shape)})
+    (node,) = graph.nodes
+    constants = (graph.add_constant(name, data) for name, data in {"codes": codes, **parameters}.items())
+    decoded = graph.add_value("decoded", np.float32, codes.shape)
+    graph.add_node(LOOKUP, list(constants), [decoded], domain=DOMAIN)
+    graph.set_input(node, 1, decoded)
+    return graph
+
+
+def codes_of(bits: int, *shape: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(bits).integers(0, 1 << bits, shape).astype(np.uint8)
+
+
 @pytest.mark.parametrize("device", ["ios17", "ios18", "ios26"])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
 def test_table_lookup(bits: int, device: str, tmp_path: Path) -> None:
     """On iOS 17 tables of 3 bits are refused; scales per channel are from iOS 26 on."""
-    graph = graph_of("(float[batch,4,6,5] x) => (float y) { y = Conv(x, w) }", {"w": normal(7, 4, 2, 2)})
-    (node,) = graph.nodes
-    codes = np.random.default_rng(bits).integers(0, 1 << bits, (7, 4, 2, 2)).astype(np.uint8)
     scale = ramp(7).reshape(-1, 1, 1, 1) if device == "ios26" else np.float32(1)
-    constants = (
-        graph.add_constant(name, data)
-        for name, data in (("codes", codes), ("table", normal(1 << bits)), ("scale", scale))
-    )
-    decoded = graph.add_value("decoded", np.float32, codes.shape)
-    graph.add_node(LOOKUP, list(constants), [decoded], domain=DOMAIN)
-    graph.set_input(node, 1, decoded)
+    codes = codes_of(bits, 7, 4, 2, 2)
+    graph = look_up(codes, table=normal(1 << bits), scale=scale, first=np.zeros((), np.int32))
     if device == "ios17" and bits == 3:
         with pytest.raises(TargetError, match="tables of 3 bits"):
             write(graph, tmp_path, device)
         return
     assert write(graph, tmp_path, device).gap() < 1e-5
+
+
+@pytest.mark.parametrize("device", ["ios17", "ios18"])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_table_lookup_in_groups(axis: int, bits: int, device: str, tmp_path: Path) -> None:
+    codes, levels = codes_of(bits, 6, 4, 2, 2), 1 << bits
+    first = np.repeat(np.arange(2, dtype=np.int32) * levels, codes.shape[axis] // 2)
+    first = np.expand_dims(first, tuple(other for other in range(4) if other != axis))
+    graph = look_up(codes, table=normal(2, levels), scale=np.ones((), np.float32), first=first)
+    if device == "ios17":
+        with pytest.raises(TargetError, match="are stored from iOS 18 and macOS 15 on"):
+            write(graph, tmp_path, device)
+        return
+    written = write(graph, tmp_path, device)
+    assert written.gap() < 1e-5
+    (stored,) = (op for op in written.package.function.operations if op.op_type == "constexpr_lut_to_dense")
+    assert stored.lut.shape[axis] == 2
+    np.testing.assert_array_equal(decoded(stored), stored.materialized_val_inference())
+
+
+def test_tables_along_several_axes() -> None:
+    """As coremltools defines them: every axis is cut into as many blocks as there are tables along it."""
+    indices, tables = codes_of(2, 4, 6), normal(2, 3, 4)
+    expected = [
+        [tables[row // 2, column // 2, indices[row, column]] for column in range(6)] for row in range(4)
+    ]
+    np.testing.assert_array_equal(looked_up(indices, tables), np.float32(expected))
 
 
 SENSITIVE = (

@@ -18,13 +18,13 @@ pytest.importorskip("coremltools")
 
 IMAGE = "(float[batch,32,9,7] x) => (float y)"
 TWO = "(float[batch,8,6,5] x, float[batch,8,6,5] z) => (float y)"
-CONV = {"w": normal(12, 32, 3, 3) / 17, "b": normal(12), "v": normal(6, 12, 1, 1) / 4}
+CONV = {"w": normal(32, 32, 3, 3) / 17, "b": normal(32)}
 GRAPHS: dict[str, tuple[str, dict[str, Any]]] = {
     "conv": (f"{IMAGE} {{ c = Conv<pads=[1,1,0,1], strides=[2,1]>(x, w, b) y = Relu(c) }}", CONV),
-    "conv_transpose": (f"{IMAGE} {{ c = ConvTranspose<strides=[2,3], pads=[1,0,0,1]>(x, w, b) y = Relu(c) }}", {"w": normal(32, 5, 3, 4) / 9, "b": normal(5)}),
-    "linear": ("(float[batch,64] x) => (float y) { y = Gemm<transB=1>(x, w, b) }", {"w": normal(11, 64) / 8, "b": normal(11)}),
-    "matmul_constant": ("(float[batch,5,64] x) => (float y) { m = MatMul(x, w) a = Add(m, b) y = Relu(a) }", {"w": normal(64, 7) / 8, "b": normal(7)}),
-    "embedding": ("(int64[batch,5] x) => (float y) { y = Gather(w, x) }", {"w": normal(9, 16)}),
+    "conv_transpose": (f"{IMAGE} {{ c = ConvTranspose<strides=[2,3], pads=[1,0,0,1]>(x, w, b) y = Relu(c) }}", {"w": normal(32, 32, 3, 4) / 9, "b": normal(32)}),
+    "linear": ("(float[batch,64] x) => (float y) { y = Gemm<transB=1>(x, w, b) }", {"w": normal(48, 64) / 8, "b": normal(48)}),
+    "matmul_constant": ("(float[batch,5,64] x) => (float y) { m = MatMul(x, w) a = Add(m, b) y = Relu(a) }", {"w": normal(64, 32) / 8, "b": normal(32)}),
+    "embedding": ("(int64[batch,5] x) => (float y) { y = Gather(w, x) }", {"w": normal(48, 16)}),
     "add": (f"{TWO} {{ s = Add(x, z) r = Relu(s) y = Conv(r, w) }}", {"w": normal(8, 8, 1, 1) / 3}),
     "average_pool": (f"{IMAGE} {{ p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(x) y = Conv(p, w, b) }}", CONV),
     "max_pool": (f"{IMAGE} {{ p = MaxPool<kernel_shape=[2,3], strides=[2,2]>(x) y = Conv(p, w, b) }}", CONV),
@@ -106,7 +106,15 @@ def test_every_kernel_is_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "row"), [("conv", "w8a8"), ("linear", "w4"), ("conv", "w4-block"), ("embedding", "w8")]
+    ("kernel", "row"),
+    [
+        ("conv", "w8a8"),
+        ("linear", "w4"),
+        ("conv", "w4-block"),
+        ("embedding", "w8"),
+        ("conv", "g4"),
+        ("matmul_constant", "g2"),
+    ],
 )
 @pytest.mark.parametrize("floats", ["float32", "float16"])
 def test_constant_bytes_are_those_of_the_package(kernel: str, row: str, floats: str, tmp_path: Path) -> None:

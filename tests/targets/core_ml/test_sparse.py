@@ -51,7 +51,8 @@ CODES, TABLES, DENSE = (
 
 
 @pytest.mark.parametrize(
-    ("row", "kind"), [("w8", CODES), ("w8a8", CODES), ("w4", CODES), ("w4-block", CODES), ("t4", TABLES)]
+    ("row", "kind"),
+    [("w8", CODES), ("w8a8", CODES), ("w4", CODES), ("w4-block", CODES), ("t4", TABLES), ("g4", TABLES)],
 )
 def test_pruned_weights_are_stored_with_a_mask(
     row: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
