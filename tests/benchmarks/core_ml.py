@@ -3,6 +3,7 @@
     python tests/benchmarks/core_ml.py --models DIR [--only NAME ...] [--targets core-ml:ios17 ...] [--rows w8a8 ...] [--floats float32 ...]
 
 DIR has a folder per model with an ONNX file, calibration.npz and evaluation.npz. Packages are read back from disk and evaluated in numpy.
+Rows are preferred ones, several with +: g4+t4 is g4 where it is legal, and t4 elsewhere.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def figures(
         output, before = Path(name) / "out", cpu_seconds()
         (model,) = folder.glob("*.onnx")
         options = {
-            "assign_precision": {"prefer": (row,)},
+            "assign_precision": {"prefer": tuple(row.split("+"))},
             **({"round_weights": {"bits": 1}} if plain else {}),
         }
         result = qc.compile(
