@@ -87,18 +87,22 @@ class SortedRows:
 
     def __init__(self, rows: Floats) -> None:
         """Takes [rows, elements], finite."""
-        self._low, self._high = float(rows[:, 0].min()), float(rows[:, -1].max())
-        self._span = self._high - self._low or 1.0
-        self._room = np.arange(len(rows))[:, None] * (4 * self._span)
-        self._begins = np.arange(len(rows))[:, None] * rows.shape[1]
-        self._line = (rows + self._room).reshape(-1)
+        self._rows, index = rows, np.arange(len(rows))[:, None]
+        span = rows[:, -1:] - rows[:, :1]
+        self._low, self._span = rows[:, :1], np.where(span > 0, span, 1.0)
+        self._room, self._begins = 4.0 * index, index * rows.shape[1]
+        self._line = (self._relative(rows) + self._room).reshape(-1)
 
     def places(self, x: Floats) -> NDArray[np.intp]:
-        """How many numbers of its row are less than each of x, [rows, any]; of more than one row up to rounding errors of the line."""
-        if len(self._room) == 1:
-            return np.asarray(np.searchsorted(self._line, x))
-        near = np.clip(x, self._low - self._span, self._high + self._span)
+        """How many numbers of its row are less than each of x, [rows, any]; of several rows, up to rounding errors of the line."""
+        if len(self._rows) == 1:
+            return np.asarray(np.searchsorted(self._rows[0], x))
+        near = np.clip(self._relative(x), -1.0, 2.0)
         return np.asarray(np.searchsorted(self._line, near + self._room) - self._begins)
+
+    def _relative(self, x: Floats) -> Floats:
+        """From the first number of its row, in units of how long that is."""
+        return np.asarray((x - self._low) / self._span)
 
 
 def _companded(values: Floats, levels: int) -> Floats:

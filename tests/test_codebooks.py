@@ -88,8 +88,9 @@ def test_rows_with_few_zeros_of_their_own_get_an_entry_for_them_too() -> None:
 
 
 def test_places_in_rows_of_very_different_size() -> None:
-    rows = np.sort(normal(5, 40).astype(np.float64), axis=1) * 10.0 ** np.arange(5)[:, None]
-    x = normal(5, 200, seed=1).astype(np.float64) * 10.0 ** np.arange(5)[::-1, None]
+    rows = np.sort(normal(5, 40).astype(np.float64), axis=1) * 100.0 ** np.arange(-5, 5)[::2, None]
+    rows[2] = 3.0
+    x = normal(5, 200, seed=1).astype(np.float64) * 100.0 ** np.arange(-5, 5)[::-2, None]
     expected = [np.searchsorted(row, item) for row, item in zip(rows, x, strict=True)]
     np.testing.assert_array_equal(SortedRows(rows).places(x), expected)
 

@@ -3,8 +3,8 @@
     python tests/benchmarks/core_ml.py --models DIR [--only NAME ...] [--targets core-ml:ios17 ...] [--rows w8a8 ...] [--floats float32 ...]
 
 DIR has a folder per model with an ONNX file, calibration.npz and evaluation.npz. Packages are read back from disk and evaluated in numpy.
-With `--weight-bits X`, rows of these names (`t[468]` are three) compete for X bits per weight on average; with `--prune`, half of the
-weights are 0.
+Rows are preferred ones, several with +: g4+t4 is g4 where it is legal, and t4 elsewhere. With `--weight-bits X`, they compete for X bits per
+weight on average instead; a name may stand for several, `t[468]` for three. With `--prune`, half of the weights are 0.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def figures(
         output, before = Path(name) / "out", cpu_seconds()
         (model,) = folder.glob("*.onnx")
         options = {
-            "assign_precision": {"prefer" if common.weight_bits is None else "rows": (row,)},
+            "assign_precision": {"prefer" if common.weight_bits is None else "rows": tuple(row.split("+"))},
             **({"round_weights": {"bits": 1}} if common.plain else {}),
         }
         result = qc.compile(

@@ -1,10 +1,11 @@
 """coremltools' own k-means palettization of a model, evaluated as packages are verified: top-1 or SQNR against the float model.
 
-    python tests/benchmarks/peers/core_ml_palettize.py MODEL_FOLDER [--bits 4] [--scale] [--threshold 0]
+    python tests/benchmarks/peers/core_ml_palettize.py MODEL_FOLDER [--bits 4] [--scale] [--group 16] [--threshold 0] [--floats float16]
 
 The float package is written by qcompiler (float32, batch normalization folded, nothing quantized), palettized per tensor by coremltools, read
-back from disk and evaluated in numpy. `--scale`: with a scale per channel (iOS 18). `--threshold`: weights of fewer elements stay floats;
-coremltools' own default is 2048.
+back from disk and evaluated in numpy. `--scale`: with a scale per channel (iOS 18). `--group`: with a table for every so many channels (iOS 18),
+and one per tensor where coremltools leaves a weight alone because its channels are no multiple of that. `--threshold`: weights of fewer
+elements stay floats; coremltools' own default is 2048.
 """
 
 from __future__ import annotations
@@ -54,49 +55,48 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--bits", type=int, default=4)
     arguments.add_argument("--scale", action="store_true")
+    arguments.add_argument("--group", type=int)
     arguments.add_argument("--threshold", type=int, default=0)
+    arguments.add_argument("--floats", choices=["float32", "float16"], default="float32")
     given = arguments.parse_args()
     graph = qc.load(given.folder / "model.onnx")
     source = graph.copy()
     Pipeline.parse(PREPARE, find_pass).run(graph, PassContext())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part, data in contents(graph, FloatTypes(graph, "float32"), find_target("core-ml:ios18")):
+        for part, data in contents(graph, FloatTypes(graph, given.floats), find_target("core-ml:ios18")):
             path = folder / "float.mlpackage" / part
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        palettize(
-            folder / "float.mlpackage",
-            folder / "small.mlpackage",
-            given.bits,
-            scale=given.scale,
-            threshold=given.threshold,
-        )
+        small = folder / "small.mlpackage"
+        palettize(folder / "float.mlpackage", small, given)
         data = DataSource.open(str(given.folder / "evaluation.npz")).validate(source)
-        models = {"float": Session(source), "palettized": Palettized(graph, folder / "small.mlpackage")}
+        models = {"float": Session(source), "palettized": Palettized(graph, small)}
         found = evaluate_models(models, data, None)
-        size = sum(path.stat().st_size for path in (folder / "small.mlpackage").rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in small.rglob("*") if path.is_file())
     metrics = ", ".join(f"{label} {measured.metric:.4f}" for label, measured in found.models.items())
+    how = (", scaled" if given.scale else "") + (f", groups of {given.group}" if given.group else "")
     print(
-        f"{given.folder.name}, {given.bits} bits{', scaled' if given.scale else ''}: {found.metric.name} {metrics}; {found.models['palettized'].sqnr_db:.2f} dB; {size:,} bytes"
+        f"{given.folder.name}, {given.bits} bits{how}, {given.floats}: {found.metric.name} {metrics}; {found.models['palettized'].sqnr_db:.2f} dB; {size:,} bytes"
     )
 
 
-def palettize(source: Path, destination: Path, bits: int, *, scale: bool, threshold: int) -> None:
-    """Coremltools' k-means with one table per tensor."""
+def palettize(source: Path, destination: Path, given: argparse.Namespace) -> None:
+    """Coremltools' k-means with one table per tensor, after those for groups of channels where they are asked for."""
     ct = toolkit().ct
     optimize = ct.optimize.coreml
-    config = optimize.OpPalettizerConfig(
-        mode="kmeans",
-        nbits=bits,
-        granularity="per_tensor",
-        enable_per_channel_scale=scale,
-        weight_threshold=threshold,
-    )
     model = ct.models.MLModel(str(source), skip_model_load=True)
-    optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=config)).save(
-        str(destination)
-    )
+    for granularity in (*(["per_grouped_channel"] if given.group else []), "per_tensor"):
+        config = optimize.OpPalettizerConfig(
+            mode="kmeans",
+            nbits=given.bits,
+            granularity=granularity,
+            enable_per_channel_scale=given.scale,
+            weight_threshold=given.threshold,
+            **({"group_size": given.group} if granularity != "per_tensor" else {}),
+        )
+        model = optimize.palettize_weights(model, optimize.OptimizationConfig(global_config=config))
+    model.save(str(destination))
 
 
 if __name__ == "__main__":
