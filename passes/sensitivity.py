@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _QUIET_BITS = 8  # formats of more lose so little that their loss is told from the others'
 _MIDDLE_BITS = 4
+_FORMATS = 8  # that `passes` is enough for: of mobilenetv2_imagenet's 16 for Core ML, 4 passes left 3 samples
 _SPOTS = 8  # of a format's forms that need not run, one in so many runs
 _FEWEST_SPOTS = 3
 _FEWEST_SAMPLES = 2  # with fewer of all forms, more samples of some forms say more
@@ -43,10 +44,11 @@ class SensitivityAnalysis(Pass):
 
     Label-free: the normalised output error, sum of squared differences over sum of squares, or for models that end in a
     Softmax the divergence KL(float || quantized); `measure` chooses. All experiments of a sample run in one graph that computes
-    only what differs. `passes` says how much work that may be, in passes of the float model over the calibration data
-    (but a second is always granted): it decides how many samples are run and, with few, whether every form is. 16-bit forms,
-    and in a tight budget all but one form of a value, run for some values only; what was not run follows from the other
-    forms of the value, which also make better what few samples say. `measured=all` runs every form.
+    only what differs. `passes` says how much work that may be, in passes of the float model over the calibration data (but
+    a second is always granted), for up to 8 formats, and in proportion where rows have more: it decides how many samples
+    are run and, with few, whether every form is. 16-bit forms, and in a tight budget all but one form of a value, run for
+    some values only; what was not run follows from the other forms of the value, which also make better what few samples
+    say. `measured=all` runs every form.
 
     Weights of convolutions are run with their biases corrected, as they will be.
 
@@ -116,7 +118,7 @@ class SensitivityAnalysis(Pass):
         spread = float(scores.variances[scores.means > 0].mean()) if (scores.means > 0).any() else 0.0
         found = blend(
             [form.value for form in forms],
-            [(form.value.is_constant, str(form.spec)) for form in forms],
+            [_format(form) for form in forms],
             np.array([_noise(form, item.encoding) for form, item in zip(forms, experiments, strict=True)]),
             losses,
             math.log1p(spread * unseen / count),
@@ -140,12 +142,13 @@ class SensitivityAnalysis(Pass):
         self, forms: list[Form], experiments: list[Experiment], laboratory: Laboratory
     ) -> tuple[list[int], int]:
         """Which forms to run, and on how many samples."""
-        total = laboratory.source.count
+        total, formats = laboratory.source.count, len({_format(form) for form in forms})
+        work = self.passes * max(formats / _FORMATS, 1.0)
         plans = [list(range(len(forms)))]
         if self.measured == "auto":
             plans = [_with_spots(forms, _loud(forms)), _with_spots(forms, _middle(forms))]
         for chosen in plans:
-            count = laboratory.samples_for([experiments[index] for index in chosen], self.passes)
+            count = laboratory.samples_for([experiments[index] for index in chosen], work)
             if count >= min(_FEWEST_SAMPLES, total):
                 break
         return chosen, max(min(int(count), total), 1)
@@ -172,7 +175,7 @@ def _with_spots(forms: Sequence[Form], chosen: set[int]) -> list[int]:
     left: dict[tuple[bool, str], list[int]] = {}
     for index, form in enumerate(forms):
         if index not in chosen:
-            left.setdefault((form.value.is_constant, str(form.spec)), []).append(index)
+            left.setdefault(_format(form), []).append(index)
     spots = set(chosen)
     for turn, others in enumerate(left.values()):
         count = min(max(len(others) // _SPOTS, _FEWEST_SPOTS), len(others))
@@ -181,6 +184,11 @@ def _with_spots(forms: Sequence[Form], chosen: set[int]) -> list[int]:
             others[int((place + (turn % 4 + 0.5) / 4) * step) % len(others)] for place in range(count)
         )
     return sorted(spots)
+
+
+def _format(form: Form) -> tuple[bool, str]:
+    """What a form is stored in, of constants apart."""
+    return form.value.is_constant, str(form.spec)
 
 
 def _noise(form: Form, encoding: Encoding) -> float:

@@ -81,10 +81,10 @@ def test_weights_of_rows() -> None:
 
 def test_rows_with_few_zeros_of_their_own_get_an_entry_for_them_too() -> None:
     rows = normal(4, 300)
-    rows[:2, ::2] = 0
-    rows[2:] += 5
+    rows[:3, ::2] = 0
+    rows[3:] += 5
     assert (codebooks(rows, 8) == 0).any(axis=1).all()
-    assert not (codebooks(rows[2:], 8) == 0).any()
+    assert not (codebooks(rows[3:], 8) == 0).any()
 
 
 def test_places_in_rows_of_very_different_size() -> None:

@@ -83,7 +83,7 @@ def equalized(
             Session(again, optimize=False).run(probe.batches[0])[name], outputs[name]
         )
         gap = max(gap, float(np.abs(outputs[name] - expected).max() / (np.abs(expected).max() or 1)))
-    assert gap <= 1e-5
+    assert gap <= 1e-4  # sums may cancel
     changed = any(not np.array_equal(before[name], now) for name, now in weights(graph).items())
     return Done(
         graph,

@@ -33,6 +33,7 @@ from qcompiler.pipeline import Checks, PassRecord, Pipeline
 from qcompiler.probe import Probe
 from qcompiler.regions import REGIONS
 from qcompiler.sensitivity import SENSITIVITY, Sensitivity
+from qcompiler.targets import find_target
 
 NPU = load_target(Path(__file__).parents[2] / "docs" / "examples" / "npu.toml")
 CHAIN = (
@@ -141,6 +142,24 @@ def test_a_tight_budget_runs_one_form_of_each_value(monkeypatch: pytest.MonkeyPa
         assert np.quantile(np.abs(np.log(ratios)), 0.9) < np.log(5)
         assert spearmanr([found.losses[key].mean for key in keys], [expected[key] for key in keys])[0] > 0.95
     assert all(loss.error > 0 for loss in found.losses.values())
+
+
+@pytest.mark.parametrize(("target", "times"), [("core-ml:ios17-a16", 1.0), ("core-ml:ios18-a16", 2.0)])
+def test_more_formats_take_more_work(target: str, times: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`passes` is for 8 formats; weights alone have 6 on iOS 17, and 16 on iOS 18."""
+    wide = {"w": normal(32, 4, 3, 3), "b": normal(32), "v": normal(32, 32, 3, 3), "u": normal(64, 32)}
+    graph, granted = graph_of(CHAIN, wide), list[float]()
+    samples_for = Laboratory.samples_for
+
+    def recorded(self: Laboratory, experiments: Any, passes: float) -> float:
+        granted.append(passes)
+        return samples_for(self, experiments, passes)
+
+    monkeypatch.setattr(Laboratory, "samples_for", recorded)
+    context = PassContext(target=find_target(target), calibration=DataSource.open(DATA).validate(graph))
+    Pipeline.parse(f"{PREPARE},fuse,calibrate", find_pass).run(graph, context)
+    Pipeline((SensitivityAnalysis(passes=3.0),)).run(graph, context)
+    assert granted[0] == 3.0 * times
 
 
 def test_it_is_kept_and_used_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
