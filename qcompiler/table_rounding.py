@@ -84,10 +84,11 @@ def _moved(problem: Quadratic, grid: Grid, points: NDArray[np.float64]) -> Grid:
     scale = grid.scale if grid.scale.size == 1 else best_scale(problem, points, grid.scale)
     scale = np.maximum(scale, MIN_SCALE).astype(np.float32).astype(np.float64)
     table, residual = grid.table.copy(), (problem.wanted - points * scale) @ problem.gram
-    count = len(table)
+    count, unit = len(table), np.maximum(problem.gram.max(), _TINY)
+    gram = (problem.gram / unit).astype(np.float32)  # half the time, and entries are float32 in the end
     for index, entry in enumerate(grid.table.T):
         taken = (points.reshape(count, -1) == entry[:, None]).reshape(points.shape) * scale
-        product = taken @ problem.gram
+        product = unit * (taken.astype(np.float32) @ gram)
         power, gain = ((part * taken).reshape(count, -1).sum(axis=1) for part in (product, residual))
         moves = power > _TINY
         if grid.zeros is not None:
