@@ -161,6 +161,13 @@ class Encoding:
             )
         if self.scale is not None and not (np.isfinite(self.scale).all() and (self.scale >= MIN_SCALE).all()):
             raise ValueError("a scale must be finite, positive and not denormal")
+        if self.format.kind == "table" and (
+            self.table is None or self.table.shape[-1:] != (self.format.levels,)
+        ):
+            shape = "none" if self.table is None else f"one of shape {list(self.table.shape)}"
+            raise ValueError(
+                f"{self.format.name} has a table of {self.format.levels} entries, and there is {shape}"
+            )
         if (self.group is None) != (self.table is None or self.table.ndim == 1):
             raise ValueError(
                 "tables of shape [groups, entries] go with a group, the number of channels that share one"

@@ -279,6 +279,8 @@ def test_tables_in_higher_ranks() -> None:
 
 
 @pytest.mark.parametrize(("given", "message"), [
+    ({}, "a table of 2 entries, and there is none"),
+    ({"table": [0, 1, 2]}, r"a table of 2 entries, and there is one of shape \[3\]"),
     ({"table": [[0, 1], [2, 3]], "axis": 0}, "go with a group"),
     ({"table": [0, 1], "axis": 0, "group": 2}, "go with a group"),
     ({"table": [[0, 1], [2, 3]], "axis": 0, "group": 0}, "at least one channel"),
