@@ -50,7 +50,7 @@ class AssignPrecision(Pass):
     With a budget (`--weight-bits`, `--max-size`, `--max-latency`, `--max-drop`) all legal rows compete, float ones included:
     a mixed-integer program over rows, with what several rows read paid once and conversions paid where a value is read in
     another encoding than it is stored in, is solved to proven optimality for the losses that `sensitivity` measured. `rows`
-    restricts it to rows of these names, with wildcards: `*a8`. Where no latency is asked for and the target states its speed,
+    restricts it to rows of these names, with wildcards: `*a8`; without a budget it changes nothing. Where no latency is asked for and the target states its speed,
     the result is no slower than the uniform choice, if the other limits allow; where a limit on the loss does not (`--max-drop`),
     as little slower as that takes.
 
@@ -84,6 +84,12 @@ class AssignPrecision(Pass):
             plan = context.plan
         else:
             self._check_rows(context.target)
+            if self.rows and context.budget is None:
+                result.say(
+                    Level.WARNING,
+                    "",
+                    f"rows={'+'.join(self.rows)} changes nothing: it limits what competes under a budget, and there is none; prefer names rows to take",
+                )
             plan = self._within_memory(problem, graph, context, result)
         graph.facts[PLAN] = plan
         result.count("quantized regions", sum(region.quantized for region in plan.regions))

@@ -63,7 +63,7 @@ class Result:
 
 def compile(  # noqa: A001 - qc.compile is what people expect to write
     model: str | Path | onnx.ModelProto | Graph,
-    target: str | Target,
+    target: str | Path | Target,
     calibration: Data | None = None,
     *,
     evaluation: Data | None = None,

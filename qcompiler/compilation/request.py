@@ -65,7 +65,7 @@ class Request:
     def of(
         cls,
         model: str | Path | onnx.ModelProto | Graph,
-        target: str | Target,
+        target: str | Path | Target,
         calibration: Data | None,
         evaluation: Data | None,
         output: str | Path | None,
@@ -79,7 +79,7 @@ class Request:
         destination = Path(output) if output is not None else None
         if destination is not None:
             check_destination(destination, force=options.force)
-        target = target if isinstance(target, Target) else find_target(target)
+        target = target if isinstance(target, Target) else find_target(str(target))
         target_options = chosen_options(target, options.target_options)
         metric = metric_named(options.metric)
         float_format = _float_format(options, target)

@@ -10,6 +10,7 @@ import pytest
 from quantized import Quantized, quantize
 from small_graphs import graph_of, normal
 
+import qcompiler as qc
 from qcompiler import demo
 from qcompiler.assignment import Problem
 from qcompiler.data import DataSource
@@ -37,6 +38,11 @@ def test_device() -> None:
     assert find_target(f"{NPU}:v1").label == "my-npu:v1"
     with pytest.raises(TargetError, match=r"no device 'v3'; known: v1, v2"):
         find_target(f"{NPU}:v3")
+
+
+def test_its_path_will_do() -> None:
+    graph = graph_of("(float[batch,3,6,6] x) => (float y) { y = Conv(x, w) }", {"w": normal(4, 3, 3, 3)})
+    assert qc.compile(graph, NPU, {"x": normal(8, 3, 6, 6)}).report["target"]["name"] == "my-npu"
 
 
 def test_demo_keeps_its_accuracy(compiled_demo: Quantized) -> None:

@@ -79,6 +79,15 @@ def test_a_preference_that_no_kernel_has() -> None:
         done(CHAIN, prefer="fp9")
 
 
+def test_rows_that_cannot_compete_are_told_about() -> None:
+    result = done(CHAIN, decide="fuse,calibrate,assign_precision{rows=fp8}")
+    (record,) = (entry for entry in result.records if entry.name.startswith("assign_precision"))
+    assert any("rows=fp8 changes nothing" in item.message for item in record.diagnostics)
+    assert [region.row for region in result.plan.regions] == [
+        region.row for region in done(CHAIN).plan.regions
+    ]
+
+
 def test_weight_only_rows() -> None:
     result = done(
         "(float[batch,256] x) => (float y) { y = Gemm<transB=1>(x, m) }",
