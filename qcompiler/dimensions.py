@@ -77,4 +77,7 @@ def read_dimensions(texts: tuple[str, ...]) -> dict[str, int]:
         OptionError: One cannot be read.
     """
     form = "NAME=SIZE or INPUT:AXIS=SIZE, for example height=224"
-    return {name: int(size) for name, size in read_pairs("--dimension", texts, form, value=r"[0-9]+").items()}
+    return {
+        name: int(size)
+        for name, size in read_pairs("--dimension", texts, form, name=r".+", value=r"[0-9]+").items()
+    }

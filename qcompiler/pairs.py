@@ -13,7 +13,7 @@ def read_pairs(
     texts: Iterable[str],
     form: str = "NAME=VALUE",
     *,
-    name: str = r".+",
+    name: str = r"[^=]+",
     value: str = r".*",
 ) -> dict[str, str]:
     """Reads NAME=VALUE texts; spaces around names and values do not count, and of a name that stands twice the last text does.
@@ -22,7 +22,7 @@ def read_pairs(
         option: The option, for messages.
         texts: The texts.
         form: What a text looks like, for messages.
-        name: A regular expression for names.
+        name: A regular expression for names; where it allows `=`, they end at the last one.
         value: A regular expression for values.
 
     Raises:
@@ -30,8 +30,8 @@ def read_pairs(
     """
     found = {}
     for text in texts:
-        key, equals, given = (part.strip() for part in text.partition("="))
-        if not (equals and re.fullmatch(name, key) and re.fullmatch(value, given, re.DOTALL)):
+        match = re.fullmatch(rf"({name})=\s*({value})", text.strip(), re.DOTALL)
+        if match is None:
             raise OptionError(f"{option} {text!r} cannot be read; write {form}.")
-        found[key] = given
+        found[match[1].strip()] = match[2]
     return found

@@ -49,7 +49,7 @@ def test_mistakes_are_told(sizes: dict[str, int], said: str) -> None:
 
 
 def test_reading() -> None:
-    assert read_dimensions(("height=224", "x:3=9")) == {"height": 224, "x:3": 9}
+    assert read_dimensions(("height=224", "x:3=9", "n=m = 3")) == {"height": 224, "x:3": 9, "n=m": 3}
     for text in ("height", "=3", "height=", "height=-1", "height=x"):
         with pytest.raises(OptionError, match="cannot be read"):
             read_dimensions((text,))

@@ -129,7 +129,7 @@ class Settings:
         """Options by pass: those of the file, --option over them, --method over both."""
         merged = {name: dict(entries) for name, entries in self.passes.items()}
         form = "PASS.OPTION=VALUE, for example calibrate.batch=4"
-        for path, given in read_pairs("--option", self.option, form, name=r"[^.]+\..+").items():
+        for path, given in read_pairs("--option", self.option, form, name=r"[^.=]+\.[^=]+").items():
             name, _, key = path.partition(".")
             merged.setdefault(name, {})[key] = given
         if self.method is not None:
