@@ -50,9 +50,9 @@ class AssignPrecision(Pass):
     With a budget (`--weight-bits`, `--max-size`, `--max-latency`, `--max-drop`) all legal rows compete, float ones included:
     a mixed-integer program over rows, with what several rows read paid once and conversions paid where a value is read in
     another encoding than it is stored in, is solved to proven optimality for the losses that `sensitivity` measured. `rows`
-    restricts it to rows of these names, with wildcards: `*a8`; without a budget it changes nothing. Where no latency is asked for and the target states its speed,
-    the result is no slower than the uniform choice, if the other limits allow; where a limit on the loss does not (`--max-drop`),
-    as little slower as that takes.
+    restricts it to rows of these names, with wildcards: `*a8`; without a budget it changes nothing. Where no latency is asked for
+    and the target states its speed, the result is no slower than the uniform choice, if the other limits allow; where a limit on
+    the loss does not (`--max-drop`), as little slower as that takes.
 
     Either way ops that only pass values on follow their consumers. And where the target's code plans memory and the plan takes more
     than there is, values that are alive where it is short are stored in as few bits as rows allow, the least loss for a byte first,

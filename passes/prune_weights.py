@@ -41,7 +41,7 @@ class PruneWeights(Pass):
 
     `pattern` says which. `unstructured` takes the share `sparsity` of every tensor, wherever they are. `2:4` takes two of every four
     that follow one another along the input channels, of equal ones the later; tensors whose input channels are no multiple of four
-    are left alone, and `sparsity` has no meaning. (Han et al., Learning both Weights and Connections, 2015; Mishra et al.,
+    are left alone, and `sparsity` can only be a half. (Han et al., Learning both Weights and Connections, 2015; Mishra et al.,
     Accelerating Sparse Deep Neural Networks, 2021.) Layers whose outputs are sums of fewer than 32 products, such as depthwise
     convolutions, are left alone. Biases are not touched.
 
@@ -62,12 +62,16 @@ class PruneWeights(Pass):
         """Replaces constants; of one that several layers read, the first says which weights stay.
 
         Raises:
-            OptionError: The sparsity is no share, or one so small that zeros would not stay zeros.
+            OptionError: The sparsity is no share, one so small that zeros would not stay zeros, or not that of the pattern.
         """
         if not LASTING <= self.sparsity < 1:
             raise OptionError(
                 f"The option sparsity of the pass {self.name} is {self.sparsity}; it is a share, from {LASTING} to less than 1. "
                 "Fewer zeros make no weights smaller, and are not kept when weights are quantized."
+            )
+        if self.pattern == "2:4" and self.sparsity != _KEPT / _RUN:
+            raise OptionError(
+                f"The pattern 2:4 of the pass {self.name} leaves half of the weights, and the option sparsity is {self.sparsity}; leave it out."
             )
         result, seen = PassResult(), set[str]()
         whole = graph.facts.get(UNPRUNED)
