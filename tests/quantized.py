@@ -95,6 +95,27 @@ output = ["a8"]
 """A descriptor whose rows write what they read, in 8 or in 16 bits, as integer targets do; 16 bits are slower."""
 SMALL = HEADER + ENCODINGS + KERNELS
 """A descriptor with uint8 activations, int32 biases and one kernel."""
+TABLE_ROWS = ("shared", "scaled", "grouped")
+TABLES = (
+    HEADER
+    + """
+[encoding.shared]
+format = "table4"
+[encoding.scaled]
+format = "table4"
+granularity = "per-channel"
+[encoding.grouped]
+format = "table4"
+granularity = "per-group"
+group = 2
+"""
+    + "".join(
+        f'[[kernel]]\nname = "{name}"\npattern = "{pattern}"\n'
+        + "".join(f'[[kernel.row]]\nname = "{row}"\noperands = {{ w = "{row}" }}\n' for row in TABLE_ROWS)
+        for name, pattern in (("conv", "Conv(x, $w, b?) -> Relu?"), ("linear", "Gemm(x, $w, b?)"))
+    )
+)
+"""A descriptor with weights in tables: one, one and scales, one for every two channels."""
 
 
 def target_of(folder: Path, text: str, device: str = "") -> Target:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from quantized import HEADER, PREPARE, quantize, target_of
+from quantized import PREPARE, TABLES, quantize, target_of
 from small_graphs import graph_of, normal
 
 from qcompiler.descriptor import load_target
@@ -20,34 +20,6 @@ from qcompiler.pipeline import PassRecord, Pipeline
 from qcompiler.runtime import Session
 
 NPU = load_target(Path(__file__).parents[2] / "docs" / "examples" / "npu.toml")
-TABLES = f"""
-{HEADER}
-[encoding.shared]
-format = "table4"
-[encoding.scaled]
-format = "table4"
-granularity = "per-channel"
-[encoding.grouped]
-format = "table4"
-granularity = "per-group"
-group = 2
-""" + "".join(
-    f"""
-[[kernel]]
-name = "{name}"
-pattern = "{pattern}"
-[[kernel.row]]
-name = "shared"
-operands = {{ w = "shared" }}
-[[kernel.row]]
-name = "scaled"
-operands = {{ w = "scaled" }}
-[[kernel.row]]
-name = "grouped"
-operands = {{ w = "grouped" }}
-"""
-    for name, pattern in (("conv", "Conv(x, $w, b?) -> Relu?"), ("linear", "Gemm(x, $w, b?)"))
-)
 TEXT = "(float[batch,6,8,8] x) => (float y) { c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c) f = Flatten(r) y = Gemm<transB=1>(f, v) }"
 WEIGHTS = {"w": normal(10, 6, 3, 3), "b": normal(10), "v": normal(4, 640) / 25}
 
@@ -108,6 +80,14 @@ def test_layers_of_few_products_stay() -> None:
 def test_a_sparsity_that_is_no_share_or_would_not_last(sparsity: str) -> None:
     with pytest.raises(OptionError, match=f"sparsity of the pass prune_weights is {sparsity}"):
         pruned(TEXT, WEIGHTS, f"{{sparsity={sparsity}}}")
+
+
+@pytest.mark.parametrize("sparsity", ["0.4", "0.7"])
+def test_two_of_four_have_no_other_share(sparsity: str) -> None:
+    with pytest.raises(
+        OptionError, match=f"pattern 2:4 of the pass prune_weights leaves half .* sparsity is {sparsity}"
+    ):
+        pruned(TEXT, WEIGHTS, f"{{pattern=2:4,sparsity={sparsity}}}")
 
 
 def test_weights_that_stay_make_up_for_those_that_went() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantized import HEADER, Quantized, quantize, target_of
+from quantized import TABLE_ROWS, TABLES, Quantized, quantize, target_of
 from small_graphs import graph_of, normal
 
 from qcompiler.errors import PlanError
@@ -19,45 +19,6 @@ from qcompiler.ir.plan import Plan
 from qcompiler.report.node_table import constant_bytes, weight_rows
 from qcompiler.runtime import Session
 
-TARGET = (
-    HEADER
-    + """
-[encoding.shared]
-format = "table4"
-[encoding.scaled]
-format = "table4"
-granularity = "per-channel"
-[encoding.grouped]
-format = "table4"
-granularity = "per-group"
-group = 2
-[[kernel]]
-name = "conv"
-pattern = "Conv(x, $w, b?) -> Relu?"
-[[kernel.row]]
-name = "shared"
-operands = { w = "shared" }
-[[kernel.row]]
-name = "scaled"
-operands = { w = "scaled" }
-[[kernel.row]]
-name = "grouped"
-operands = { w = "grouped" }
-[[kernel]]
-name = "linear"
-pattern = "Gemm(x, $w, b?)"
-[[kernel.row]]
-name = "shared"
-operands = { w = "shared" }
-[[kernel.row]]
-name = "scaled"
-operands = { w = "scaled" }
-[[kernel.row]]
-name = "grouped"
-operands = { w = "grouped" }
-"""
-)
-ROWS = ("shared", "scaled", "grouped")
 TEXT = "(float[batch,6,8,8] x) => (float y) { c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c) f = Flatten(r) y = Gemm<transB=1>(f, v) }"
 
 
@@ -69,10 +30,10 @@ def compiled(
         "b": normal(10),
         "v": normal(4, 640) / 25,
     }
-    return quantize(graph_of(TEXT, weights), target_of(folder, TARGET), prefer=row, write=write, plan=plan)
+    return quantize(graph_of(TEXT, weights), target_of(folder, TABLES), prefer=row, write=write, plan=plan)
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", TABLE_ROWS)
 def test_a_graph_with_tables_runs_as_the_plan_says(row: str, tmp_path: Path) -> None:
     done = compiled(tmp_path, row)
     lookups = [node for node in done.graph.nodes if node.op == LOOKUP]
@@ -93,12 +54,12 @@ def test_a_graph_with_tables_runs_as_the_plan_says(row: str, tmp_path: Path) -> 
     assert constant_bytes(done.graph, done.plan) < constant_bytes(done.float_graph) / 5
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", TABLE_ROWS)
 def test_tables_are_refined_for_the_outputs(row: str, tmp_path: Path) -> None:
     assert compiled(tmp_path, row).sqnr() > compiled(tmp_path, row, "correct_bias,insert_qdq").sqnr() + 1
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", TABLE_ROWS)
 def test_any_runtime_computes_the_look_ups(row: str, tmp_path: Path) -> None:
     done = compiled(tmp_path, row)
     for inline in (False, True):
@@ -115,7 +76,7 @@ def test_tables_for_groups_lose_less_than_one(tmp_path: Path) -> None:
 
 def test_the_axis_of_groups_is_that_of_the_output_channels(tmp_path: Path) -> None:
     """Of a matrix that is multiplied from the right, the last one; each of its tables serves the columns of its group."""
-    text = TARGET.replace("Gemm(x, $w, b?)", "MatMul(x, $w)")
+    text = TABLES.replace("Gemm(x, $w, b?)", "MatMul(x, $w)")
     weights = normal(9, 6) * np.float32([1, 1, 10, 10, 100, 100])
     graph = graph_of("(float[batch,5,9] x) => (float y) { y = MatMul(x, w) }", {"w": weights})
     done = quantize(graph, target_of(tmp_path, text), prefer="grouped", write="round_weights,insert_qdq")
@@ -133,7 +94,7 @@ def test_the_axis_of_groups_is_that_of_the_output_channels(tmp_path: Path) -> No
 ])  # fmt: skip
 def test_channels_that_make_no_groups(channels: int, reason: str, tmp_path: Path) -> None:
     graph = graph_of("(float[n,6,8,8] x) => (float y) { y = Conv(x, w) }", {"w": normal(channels, 6, 3, 3)})
-    done = quantize(graph, target_of(tmp_path, TARGET), prefer="grouped")
+    done = quantize(graph, target_of(tmp_path, TABLES), prefer="grouped")
     (region,) = done.plan.regions
     assert region.row != "grouped"
     assert f"w (w) {reason}" in {item.reason for item in region.refused if item.row == "grouped"}
